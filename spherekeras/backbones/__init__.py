@@ -1,0 +1,6 @@
+"""Backbones: networks from a normalised face crop to an embedding."""
+
+from spherekeras.backbones.mobile_facenet import MobileFaceNet
+from spherekeras.backbones.sphereface_net import SphereFaceNet
+
+__all__ = ["MobileFaceNet", "SphereFaceNet"]

@@ -1,0 +1,421 @@
+"""The command line: each verb parses, calls one function of the package, and prints.
+
+Exit status: 0 done (or "same person"), 1 the answer is no or the work failed, 2 wrong use.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from spherekeras import __version__
+from spherekeras.errors import SphereKerasError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    options = _parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        return int(options.run(options) or 0)
+    except SphereKerasError as error:
+        print(f"spherekeras {options.verb}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"spherekeras {options.verb}: {error}.", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(str(error.name).split(".")[0])
+        if extra is None:
+            raise
+        print(
+            f"spherekeras {options.verb}: needs {error.name}, which is not installed. Run "
+            f"`pip install 'spherekeras[{extra}]'`.",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        print(f"spherekeras {options.verb}: stopped.", file=sys.stderr)
+        return 130
+
+
+_EXTRAS = {
+    "ai_edge_litert": "export",
+    "keras": "tensorflow",
+    "mtcnn": "mtcnn",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "tensorboard": "train",
+    "tensorflow": "tensorflow",
+    "tf2onnx": "export",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "spherekeras", description="Hyperspherical face recognition in Keras 3."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, run: Callable[..., int | None], text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    quick = verb("quickstart", _quickstart, "Train, verify and export on drawn faces; no data.")
+    quick.add_argument("--out", default="quickstart", help="folder to write (default: quickstart)")
+
+    align = verb("align", _align, "Find and align the faces of photographs.")
+    align.add_argument("source", help="folder or zip of photographs")
+    align.add_argument("--out", required=True, help="folder for the crops and manifest.jsonl")
+    align.add_argument("--template", default="sphereface_112x96")
+    _add_detector(align)
+
+    pack = verb("pack", _pack, "Write crops (a folder a person) as records for training.")
+    pack.add_argument("source", help="folder or zip of crops")
+    pack.add_argument("--out", required=True, help="folder for the records")
+
+    train = verb("train", _train, "Train a network by a recipe; goes on where it was stopped.")
+    train.add_argument("recipe", help="recipe, a .toml file")
+    train.add_argument("--data", required=True, help="folder or zip of crops, or a records folder")
+    train.add_argument("--out", required=True, help="folder of the run")
+
+    evaluate = verb("evaluate", _evaluate, "Measure a preset by a published protocol.")
+    evaluate.add_argument("preset", help="name or folder")
+    evaluate.add_argument("--protocol", default="lfw", choices=("lfw", "lfw-view1"))
+    evaluate.add_argument("--data", required=True, help="folder or zip of the test set")
+    evaluate.add_argument("--out", help="file for the result as JSON")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    _add_detector(evaluate)
+
+    embed = verb("embed", _embed, "Write the embeddings of photographs.")
+    embed.add_argument("pictures", nargs="+", help="photographs")
+    embed.add_argument("--preset", help="name or folder (default: the zoo's first)")
+    embed.add_argument("--out", required=True, help=".npz with `embeddings` and `paths`")
+    _add_detector(embed)
+
+    verify = verb("verify", _verify, "Say whether two photographs show one person.")
+    verify.add_argument("a")
+    verify.add_argument("b")
+    verify.add_argument("--preset", help="name or folder (default: the zoo's first)")
+    verify.add_argument("--far", type=float, help="false accept rate of the threshold")
+    verify.add_argument("--threshold", type=float, help="similarity of your own")
+    verify.add_argument("--json", action="store_true", help="print JSON")
+    _add_detector(verify)
+
+    identify = verb("identify", _identify, "Say who of a gallery a photograph shows.")
+    identify.add_argument("probe", help="photograph")
+    identify.add_argument("--gallery", required=True, help="folder with a folder a person")
+    identify.add_argument("--preset", help="name or folder (default: the zoo's first)")
+    identify.add_argument("--json", action="store_true", help="print JSON")
+    _add_detector(identify)
+
+    export = verb("export", _export, "Write a preset as TFLite or ONNX, with a parity report.")
+    export.add_argument("preset", help="name or folder")
+    export.add_argument("--out", required=True, help="file ending in .tflite or .onnx")
+    export.add_argument(
+        "--quantization", default="float32", help="TFLite: float32, float16, dynamic or int8"
+    )
+    export.add_argument("--representative", help="int8: a records folder of crops to calibrate on")
+    export.add_argument("--json", action="store_true", help="print JSON")
+
+    zoo = verbs.add_parser("zoo", help="List, show, check and publish presets.")
+    actions = zoo.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="the presets")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(run=_zoo_list)
+    show = actions.add_parser("show", help="a preset's card")
+    show.add_argument("preset")
+    show.set_defaults(run=_zoo_show)
+    check = actions.add_parser("check", help="verify files and golden vectors")
+    check.add_argument("preset", nargs="*", help="names or folders (default: all)")
+    check.set_defaults(run=_zoo_check)
+    publish = actions.add_parser("publish", help="measure a trained preset and write its card")
+    publish.add_argument("preset", help="folder of a trained preset")
+    publish.add_argument("--data", required=True, help="LFW, folder or zip")
+    publish.add_argument("--out", required=True, help="folder in the zoo")
+    _add_detector(publish)
+    publish.set_defaults(run=_zoo_publish)
+    return parser
+
+
+def _add_detector(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--detector", default="auto", help="auto, mtcnn or yunet")
+    parser.add_argument("--detector-model", help="YuNet's .onnx file")
+
+
+def _quickstart(options: argparse.Namespace) -> None:
+    from spherekeras.quickstart import quickstart
+
+    page = quickstart(options.out, say=lambda text: print(text, flush=True))
+    print(f"Open {page}")
+
+
+def _align(options: argparse.Namespace) -> int:
+    from spherekeras.data.align_folder import align_folder
+
+    report = align_folder(
+        options.source,
+        options.out,
+        template=options.template,
+        detector=_detector(options),
+    )
+    print(report)
+    return 1 if report.failures else 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from spherekeras.data.records import pack
+
+    with _quiet():
+        pass  # imports the backend
+    with _progress("packing") as progress:
+        records = pack(options.source, options.out, progress)
+    print(
+        f"{len(records):,} crops of {len(records.identities):,} people, "
+        f"{records.height}x{records.width}, in {options.out}"
+    )
+    for skipped in records.skipped:
+        print(f"left out: {skipped['picture']}: {skipped['reason']}", file=sys.stderr)
+    return 1 if records.skipped else 0
+
+
+def _train(options: argparse.Namespace) -> None:
+    from spherekeras.recipe import load_recipe
+
+    load_recipe(options.recipe)  # a slip in the recipe is told before TensorFlow loads
+    with _quiet():
+        from spherekeras.training import train
+    folder = train(
+        options.recipe, options.data, options.out, verbose=1 if sys.stderr.isatty() else 2
+    )
+    print(f"Preset: {folder}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from spherekeras import evaluation
+    from spherekeras.files import atomic_path
+
+    faces = _load(options)
+    view = 1 if options.protocol == "lfw-view1" else 2
+    with _progress("photographs") as progress:
+        result = evaluation.lfw(faces, options.data, view=view, progress=progress)
+    text = json.dumps(result.to_dict(), indent=1)
+    if options.out:
+        with atomic_path(options.out) as temporary:
+            temporary.write_text(text + "\n")
+    print(text if options.json else result)
+
+
+def _embed(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from spherekeras.files import atomic_path
+
+    faces = _load(options)
+    paths, crops, failed = _crops(faces, options.pictures)
+    for reason in failed:
+        print(f"left out: {reason}", file=sys.stderr)
+    if paths:
+        with atomic_path(options.out) as temporary, temporary.open("wb") as file:
+            np.savez(file, embeddings=faces.embed(np.stack(crops)), paths=np.array(paths))
+        print(f"{len(paths)} embeddings in {options.out}")
+    return 1 if failed else 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    answer = _load(options).verify(options.a, options.b, options.far, options.threshold)
+    if options.json:
+        print(json.dumps(dataclasses.asdict(answer), indent=1))
+    else:
+        verdict = "same person" if answer.same else "different people"
+        rate = f" at FAR {answer.far:g}" if answer.far is not None else ""
+        print(
+            f"{verdict}: similarity {answer.similarity:.4f}, threshold {answer.threshold:.4f}{rate} "
+            f"({answer.data})"
+        )
+    return 0 if answer.same else 1
+
+
+def _identify(options: argparse.Namespace) -> int:
+    import pathlib
+
+    import numpy as np
+
+    from spherekeras.data.records import PICTURES
+    from spherekeras.errors import DataError
+
+    root = pathlib.Path(options.gallery)
+    people = sorted(p for p in root.glob("*/*") if p.suffix.lower() in PICTURES)
+    if not people:
+        raise DataError(f"{root} holds no pictures. Expected `<person>/<picture>.jpg` in it.")
+    faces = _load(options)
+    probe = faces.embed(options.probe)[0]
+    paths, crops, failed = _crops(faces, [str(p) for p in people])
+    for reason in failed:
+        print(f"left out: {reason}", file=sys.stderr)
+    if not crops:
+        raise DataError(f"No face was found in any of the {len(people)} pictures of {root}.")
+    similarities = faces.embed(np.stack(crops)) @ probe
+    best: dict[str, float] = {}
+    for path, similarity in zip(paths, similarities, strict=True):
+        person = pathlib.Path(path).parent.name
+        best[person] = max(best.get(person, -1.0), float(similarity))
+    ranked = sorted(best.items(), key=lambda item: -item[1])[:5]
+    threshold = faces.threshold()["threshold"]
+    if options.json:
+        print(json.dumps({"ranked": ranked, "threshold": threshold}, indent=1))
+    else:
+        for person, similarity in ranked:
+            mark = "*" if similarity >= threshold else " "
+            print(f"{mark} {similarity:.4f}  {person}")
+        print(f"* reaches the threshold {threshold:.4f}")
+    return 0 if ranked[0][1] >= threshold else 1
+
+
+def _export(options: argparse.Namespace) -> None:
+    from spherekeras import export
+    from spherekeras.errors import ExportError
+
+    if options.out.endswith(".onnx"):
+        report = export.to_onnx(options.preset, options.out)
+    elif options.out.endswith(".tflite"):
+        crops = None
+        if options.representative:
+            from spherekeras.data.records import open_records
+
+            records = open_records(options.representative)
+            crops = records.crops(range(0, len(records), max(1, len(records) // 200)))
+        report = export.to_tflite(
+            options.preset, options.out, options.quantization, representative=crops
+        )
+    else:
+        raise ExportError(f"`--out` ends in .tflite or .onnx. Received: {options.out}.")
+    print(json.dumps(report.to_dict(), indent=1) if options.json else report)
+
+
+def _zoo_list(options: argparse.Namespace) -> None:
+    from spherekeras import zoo
+
+    rows = zoo.rows()
+    print(json.dumps(rows, indent=1) if options.json else zoo.text_table(rows))
+
+
+def _zoo_show(options: argparse.Namespace) -> None:
+    from spherekeras import presets
+
+    folder = presets.find_preset(options.preset)
+    presets.check_files(folder)
+    print((folder / "README.md").read_text(encoding="utf-8"))
+
+
+def _zoo_check(options: argparse.Namespace) -> int:
+    from spherekeras import zoo
+
+    failed = 0
+    for name, verdict, good in zoo.check(options.preset):
+        print(f"{'good' if good else 'BAD '}  {name}: {verdict}", flush=True)
+        failed += not good
+    return 1 if failed else 0
+
+
+def _zoo_publish(options: argparse.Namespace) -> None:
+    from spherekeras import zoo
+
+    with _progress("photographs") as progress:
+        folder = zoo.publish(
+            options.preset, options.out, options.data, _detector(options), progress
+        )
+    print((folder / "README.md").read_text(encoding="utf-8"))
+
+
+def _load(options: argparse.Namespace) -> Any:
+    """The preset of the command line, with its detector."""
+    from spherekeras import presets
+
+    name = options.preset
+    if name is None:
+        known = presets.list_presets()
+        if not known:
+            raise SphereKerasError(
+                "No preset is installed. Name a preset folder with `--preset FOLDER`, or set "
+                "SPHEREKERAS_ZOO to a folder of presets."
+            )
+        name = known[0]
+    presets.check_files(presets.find_preset(name))  # told before TensorFlow loads
+    with _quiet():
+        from spherekeras.embedder import FaceEmbedder
+
+        return FaceEmbedder.from_preset(name, detector=_detector(options))
+
+
+def _detector(options: argparse.Namespace) -> Any:
+    from spherekeras.data.detection import load_detector
+
+    return load_detector(options.detector, options.detector_model)
+
+
+def _crops(faces: Any, paths: Sequence[str]) -> tuple[list[str], list[Any], list[str]]:
+    """The crops of the pictures that have a face, and why the others failed."""
+    good, crops, failed = [], [], []
+    with _progress("photographs") as progress:
+        for number, path in enumerate(paths, 1):
+            try:
+                crops.append(faces.crop(path))
+                good.append(path)
+            except SphereKerasError as error:
+                failed.append(str(error))
+            progress(number, len(paths))
+    return good, crops, failed
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A line on stderr with rate and time left, where stderr is a terminal."""
+    started, shown = time.monotonic(), 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if not sys.stderr.isatty() or (now - shown < 0.2 and done < total):
+            return
+        shown = now
+        rate = done / max(now - started, 1e-9)
+        left = (total - done) / rate if rate else 0.0
+        sys.stderr.write(f"\r{what} {done:,}/{total:,}  {rate:,.0f}/s  {left:,.0f} s left  ")
+        sys.stderr.flush()
+
+    try:
+        yield progress
+    finally:
+        if shown:
+            sys.stderr.write("\n")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TensorFlow's start-up chatter, which is not Python's, off the terminal."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import keras  # noqa: F401
+
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

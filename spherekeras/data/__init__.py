@@ -1,0 +1,1 @@
+"""From photographs to training batches: pictures, detection, alignment, records, pipelines."""

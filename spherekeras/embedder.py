@@ -1,0 +1,345 @@
+"""From photographs to embeddings and answers: what a loaded preset does."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from spherekeras import card, presets
+from spherekeras.data import alignment, detection, images
+from spherekeras.errors import ImageError, NoFaceError, PresetError
+from spherekeras.presets import PresetConfig
+
+Source = str | os.PathLike[str] | bytes | np.ndarray
+_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """The answer to "is this one person?".
+
+    Attributes:
+        similarity: cosine of the two embeddings, from -1 to 1.
+        same: whether it reaches the threshold.
+        threshold: the similarity from which two faces count as one person.
+        far: the false accept rate that the threshold had on the data of `data`; None for a
+            threshold given by the caller.
+        data: where the threshold comes from.
+    """
+
+    similarity: float
+    same: bool
+    threshold: float
+    far: float | None
+    data: str
+
+
+class FaceEmbedder:
+    """A backbone with its alignment and preprocessing: photographs in, embeddings out.
+
+    Args:
+        backbone: a `keras.Model` from normalised crops `(n, height, width, 3)` to embeddings.
+        config: crop, preprocessing, mirror rule.
+        metadata: what is known of the weights, thresholds among it.
+        detector: of faces, an object of `spherekeras.data.detection`; by default
+            `load_detector("auto")` when the first photograph comes.
+
+    Example:
+
+    >>> import numpy as np, spherekeras as sk
+    >>> from spherekeras.presets import PresetConfig
+    >>> backbone = sk.backbones.SphereFaceNet(depth=4)
+    >>> config = PresetConfig("SphereFaceNet", {"depth": 4}, "sphereface_112x96", 112, 96,
+    ...                       1 / 128, 127.5)
+    >>> faces = sk.FaceEmbedder(backbone, config)
+    >>> faces.embed(np.zeros((2, 112, 96, 3), "uint8")).shape
+    (2, 512)
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        config: PresetConfig,
+        metadata: dict[str, Any] | None = None,
+        detector: Any = None,
+        folder: pathlib.Path | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.config = config
+        self.metadata = metadata or {}
+        self.folder = folder
+        self._detector = detector
+
+    @classmethod
+    def from_preset(
+        cls, name_or_folder: str | os.PathLike[str], detector: Any = None
+    ) -> "FaceEmbedder":
+        """Loads a preset by name or folder, every file checked against its checksum.
+
+        Args:
+            name_or_folder: such as "sphere10_asoftmax", or a folder's path.
+            detector: see the class.
+
+        Raises:
+            PresetError: unknown, damaged, or not what its golden vectors say.
+        """
+        folder = presets.find_preset(name_or_folder)
+        presets.check_files(folder)
+        config = presets.read_config(folder)
+        return cls(
+            presets.read_weights(folder, config),
+            config,
+            presets.read_metadata(folder),
+            detector,
+            folder,
+        )
+
+    @property
+    def detector(self) -> Any:
+        """The face detector, made when it is first needed."""
+        if self._detector is None:
+            self._detector = detection.load_detector()
+        return self._detector
+
+    @property
+    def detector_name(self) -> str:
+        """Name of the face detector."""
+        return str(self.detector.name)
+
+    def embed(self, images: Any) -> np.ndarray:
+        """Returns embeddings of unit length, float32 `(n, dim)`.
+
+        Args:
+            images: a path or a list of paths of photographs (the face is found and aligned), or
+                aligned crops as RGB uint8: one `(height, width, 3)` or a batch of them.
+
+        Raises:
+            NoFaceError: a photograph without a face.
+            ImageError: a file that is no picture, or an array that is no crop.
+        """
+        if isinstance(images, np.ndarray) and images.ndim != 3:
+            crops = images
+        else:
+            many = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
+            sources = list(images) if many else [images]
+            crops = np.zeros((len(sources), self.config.height, self.config.width, 3), np.uint8)
+            for place, source in enumerate(sources):
+                is_crop = isinstance(source, np.ndarray)
+                crops[place] = self._checked(source) if is_crop else self.crop(source)
+        return self.embed_crops(crops, mirror=self.config.mirror, normalize=True)
+
+    def verify(
+        self,
+        a: Source,
+        b: Source,
+        far: float | None = None,
+        threshold: float | None = None,
+    ) -> Verification:
+        """Says whether two faces are one person's.
+
+        Args:
+            a, b: photographs (paths) or aligned crops.
+            far: false accept rate of the threshold to use, one that the preset carries; by
+                default 1e-2 or the nearest that it has.
+            threshold: a similarity of your own in place of the preset's.
+
+        Raises:
+            NoFaceError, ImageError: see `embed`.
+            PresetError: the preset carries no threshold (at this FAR).
+        """
+        own: dict[str, Any] = {"threshold": threshold, "far": None, "data": "given by the caller"}
+        chosen = self.threshold(far) if threshold is None else own
+        first, second = self.embed(a), self.embed(b)
+        similarity = float(np.sum(first[0] * second[0]))
+        return Verification(
+            similarity,
+            similarity >= chosen["threshold"],
+            float(chosen["threshold"]),
+            chosen["far"],
+            chosen["data"],
+        )
+
+    def threshold(self, far: float | None = None) -> dict[str, Any]:
+        """Returns the preset's threshold at a FAR: a dict with threshold, far and data."""
+        known = self.metadata.get("thresholds") or []
+        if not known:
+            raise PresetError(
+                "This preset carries no threshold. Give one: `faces.verify(a, b, threshold=0.4)`."
+            )
+        if far is None:
+            return min(known, key=lambda t: abs(np.log(t["far"] / 1e-2)))
+        for candidate in known:
+            if np.isclose(candidate["far"], far):
+                return candidate
+        rates = ", ".join(f"{t['far']:g}" for t in known)
+        raise PresetError(
+            f"This preset has no threshold at FAR {far:g}; it has {rates}. Pass one of these, or "
+            "`threshold=`."
+        )
+
+    def crop(self, source: Source, name: str | None = None) -> np.ndarray:
+        """Finds the face in a photograph and aligns it: uint8 `(height, width, 3)`.
+
+        Args:
+            source: path, encoded bytes, or RGB uint8 array of a photograph.
+            name: what errors call it, by default the path.
+
+        Raises:
+            NoFaceError, ImageError: see `embed`.
+        """
+        name = name or (str(source) if isinstance(source, (str, os.PathLike)) else "the picture")
+        picture = source if isinstance(source, np.ndarray) else images.read_image(source)
+        found = self.detector.detect(picture)
+        if not found:
+            raise NoFaceError(name)
+        face = detection.choose_face(found, picture.shape)
+        return alignment.align(picture, face.landmarks, self.config.template)
+
+    def centre_crop(self, source: Source) -> np.ndarray:
+        """The crop that stands in for a face not found: the middle of a 250x250 LFW picture.
+
+        A fixed square of 0.45 of the picture's height around its centre, resized: about where
+        the faces of LFW lie.
+        """
+        import cv2
+
+        picture = source if isinstance(source, np.ndarray) else images.read_image(source)
+        height, width = picture.shape[:2]
+        tall = 0.45 * min(height, width)
+        wide = tall * self.config.width / self.config.height
+        top, left = int((height - tall) / 2), int((width - wide) / 2)
+        cut = picture[top : top + round(tall), left : left + round(wide)]
+        size = (self.config.width, self.config.height)
+        return np.asarray(cv2.resize(cut, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+    def embed_crops(
+        self,
+        crops: np.ndarray,
+        mirror: str = "none",
+        normalize: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Returns the embeddings of aligned crops, float32 `(n, dim)`.
+
+        Args:
+            crops: RGB uint8 `(n, height, width, 3)`.
+            mirror: "none"; "sum" adds the mirrored crop's embedding; "concat" appends it.
+            normalize: to unit length (after the mirror rule).
+            progress: called with (done, total).
+        """
+        if mirror not in ("none", "sum", "concat"):
+            raise ValueError(f"`mirror` is 'none', 'sum' or 'concat'. Received: {mirror!r}.")
+        if crops.ndim != 4:
+            raise ImageError(
+                f"Expected RGB uint8 crops of shape (n, {self.config.height}, "
+                f"{self.config.width}, 3). Received: shape={crops.shape}, dtype={crops.dtype}. "
+                "For photographs pass their paths."
+            )
+        for crop in crops[:1]:
+            self._checked(crop)
+        parts = []
+        for first in range(0, len(crops), _BATCH):
+            batch = crops[first : first + _BATCH]
+            direct = self._forward(batch)
+            if mirror != "none":
+                turned = self._forward(batch[:, :, ::-1])
+                direct = (
+                    direct + turned if mirror == "sum" else np.concatenate([direct, turned], axis=1)
+                )
+            parts.append(direct)
+            if progress:
+                progress(min(first + _BATCH, len(crops)), len(crops))
+        if not parts:
+            return np.zeros((0, self.backbone.output_shape[-1]), np.float32)
+        embeddings = np.concatenate(parts)
+        if normalize:
+            length = np.linalg.norm(embeddings, axis=1, keepdims=True)
+            embeddings = embeddings / np.maximum(length, 1e-12)
+        return embeddings
+
+    def save_preset(
+        self,
+        folder: str | os.PathLike[str],
+        metadata: dict[str, Any] | None = None,
+        recipe: str = "",
+    ) -> pathlib.Path:
+        """Saves everything as a preset folder; the same weights give the same bytes.
+
+        Weights are stored in float16, so a reloaded embedding differs from this object's in
+        about the fourth digit; the golden vectors are those of the stored weights.
+
+        Args:
+            folder: where to.
+            metadata: what is known; by default what this embedder was loaded with.
+            recipe: text of the recipe that trained the weights.
+        """
+        folder = pathlib.Path(folder)
+        known = dict(self.metadata if metadata is None else metadata)
+        known["parameters"] = self.backbone.count_params()
+        known.setdefault("name", folder.name)
+
+        def golden(path: pathlib.Path) -> None:
+            stored = FaceEmbedder(presets.read_weights(folder, self.config), self.config)
+            crops = golden_crops(self.config.height, self.config.width)
+            with path.open("wb") as file:
+                np.savez(file, crops=crops, embeddings=stored.embed_crops(crops))
+
+        presets.write_preset(
+            folder,
+            {
+                "model.weights.h5": lambda path: presets.write_weights(self.backbone, path),
+                "config.json": presets.to_json({"format": 1, **dataclasses.asdict(self.config)}),
+                "metadata.json": presets.to_json(known),
+                "recipe.toml": recipe,
+                "README.md": card.card(known, self.config),
+                "golden.npz": golden,
+            },
+        )
+        return folder
+
+    def check_golden(self) -> float:
+        """Compares with the golden vectors and returns the largest difference.
+
+        Raises:
+            PresetError: a difference over 1e-4, or no preset folder.
+        """
+        if self.folder is None:
+            raise PresetError("Only an embedder loaded from a preset has golden vectors.")
+        with np.load(self.folder / "golden.npz", allow_pickle=False) as golden:
+            ours = self.embed_crops(golden["crops"])
+            difference = float(np.max(np.abs(ours - golden["embeddings"])))
+        if not difference <= 1e-4:
+            raise PresetError(
+                f"{self.folder / 'golden.npz'}: embeddings differ by {difference:.2g} (at most "
+                "1e-4 is allowed). This machine or backend computes something else."
+            )
+        return difference
+
+    def _forward(self, crops: np.ndarray) -> np.ndarray:
+        import keras
+
+        pixels = crops[..., ::-1] if self.config.channel_order == "BGR" else crops
+        padded = np.zeros((_BATCH if len(crops) > 8 else len(crops), *crops.shape[1:]), np.float32)
+        padded[: len(crops)] = (pixels.astype(np.float32) - self.config.offset) * self.config.scale
+        embeddings = keras.ops.convert_to_numpy(self.backbone.predict_on_batch(padded))
+        return np.asarray(embeddings[: len(crops)], np.float32)
+
+    def _checked(self, crop: np.ndarray) -> np.ndarray:
+        images.check_crop(crop, self.config.height, self.config.width)
+        return crop
+
+
+def load_preset(name_or_folder: str | os.PathLike[str]) -> FaceEmbedder:
+    """Returns `FaceEmbedder.from_preset(name_or_folder)`."""
+    return FaceEmbedder.from_preset(name_or_folder)
+
+
+def golden_crops(height: int, width: int) -> np.ndarray:
+    """Two fixed inputs for golden vectors: smooth gradients, and noise, uint8."""
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [127.5 + 127.5 * np.sin(x / (7.0 + 3 * c) + y / (11.0 - 2 * c)) for c in range(3)]
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3))
+    return np.stack([np.stack(waves, axis=-1).round(), noise]).astype(np.uint8)

@@ -1,0 +1,265 @@
+"""The graph that an exported file holds: RGB pixels in, unit-length embedding out.
+
+A backbone alone leaves channel order, scaling and normalisation to the program that runs the
+file, and each is a silent loss of accuracy when it is wrong. So all three go inside.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import logging
+import os
+import pathlib
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spherekeras.errors import ExportError
+from spherekeras.files import atomic_path
+
+if TYPE_CHECKING:
+    import keras
+
+_CHANNELS = {"RGB": [0, 1, 2], "BGR": [2, 1, 0]}
+_LOGGERS = ("absl", "tensorflow", "tf2onnx")
+_THIRD_PARTY_WARNINGS = (
+    # The selective quantiser of TensorFlow runs its own, older interpreter.
+    (r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """What goes into a file, and what its output is measured against.
+
+    Attributes:
+        model: the Keras model that is written.
+        reference: the same computation from its parts, `(n, ...)` inputs to `(n, ...)` outputs.
+        input_name: the name of the input in the file.
+        output_name: the name of the output in the file.
+        low: the smallest value of an ordinary input.
+        high: the largest value of an ordinary input.
+    """
+
+    model: "keras.Model"
+    reference: Callable[[np.ndarray], np.ndarray]
+    input_name: str
+    output_name: str
+    low: float
+    high: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one input, without the batch."""
+        return tuple(self.model.inputs[0].shape[1:])
+
+    def __call__(self, image: Any) -> dict[str, Any]:
+        """The traced function: its argument and its key are the names in the file."""
+        return {self.output_name: self.model(image, training=False)}
+
+
+def serving_model(backbone: "keras.Model", config: Any) -> "keras.Model":
+    """Returns a `keras.Model` from RGB pixels to unit-length embeddings.
+
+    One 1x1 convolution orders the channels and computes `(x - offset) * scale`, since every
+    converter and accelerator takes it as it is; `x / max(|x|, 1e-6)` is spelled so that TFLite
+    fuses it into one `L2_NORMALIZATION`.
+
+    Args:
+        backbone: from scaled crops `(n, height, width, 3)` to embeddings `(n, dim)`, float32.
+        config: names `height`, `width`, `scale`, `offset` and `channel_order`.
+
+    Returns:
+        A model from `(n, height, width, 3)` float32 in 0..255 to `(n, dim)` float32.
+    """
+    import keras
+    from keras import ops
+
+    channels = _CHANNELS[config.channel_order]
+    kernel = np.eye(3, dtype="float32")[channels].T[None, None] * config.scale
+    bias = np.full(3, -config.offset * config.scale, "float32")
+    preprocessing = keras.layers.Conv2D(3, 1, dtype="float32", name="preprocessing")
+    image = keras.Input((config.height, config.width, 3), dtype="float32", name="image")
+    embedding = backbone(preprocessing(image))
+    preprocessing.set_weights([kernel, bias])
+    squared = ops.sum(ops.square(embedding), axis=-1, keepdims=True)
+    embedding = embedding * ops.rsqrt(ops.maximum(squared, 1e-12))
+    return keras.Model(image, embedding, name="serving")
+
+
+def served(preset_or_model: Any) -> Served:
+    """Returns what to write for a preset name or folder, a `FaceEmbedder` or a `keras.Model`.
+
+    Raises:
+        ExportError: if it is none of these, or a model without one input and one output of
+            fixed size.
+    """
+    if isinstance(preset_or_model, (str, os.PathLike)):
+        from spherekeras.embedder import load_preset
+
+        preset_or_model = load_preset(os.fspath(preset_or_model))
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise ExportError(
+            "The exporters need Keras on TensorFlow. Received: the "
+            f"{keras.backend.backend()} backend. Run again with KERAS_BACKEND=tensorflow; weights "
+            "trained on another backend load there unchanged."
+        )
+    if isinstance(preset_or_model, keras.Model):
+        plain = _float32(preset_or_model)
+        return Served(
+            plain,
+            lambda x: np.asarray(plain(x, training=False)),
+            input_name="input",
+            output_name="output",
+            low=-1.0,
+            high=1.0,
+        )
+    if not (hasattr(preset_or_model, "backbone") and hasattr(preset_or_model, "config")):
+        raise ExportError(
+            "An exporter expects a preset name or folder, a FaceEmbedder or a keras.Model. "
+            f"Received: {type(preset_or_model).__name__}. For a preset pass its name."
+        )
+    config = preset_or_model.config
+    if config.channel_order not in _CHANNELS:
+        raise ExportError(
+            'channel_order expects "RGB" or "BGR". '
+            f'Received: {config.channel_order!r}. Set it in config.json: `"channel_order": "RGB"`.'
+        )
+    backbone = _float32(preset_or_model.backbone)
+
+    def reference(pixels: np.ndarray) -> np.ndarray:
+        crops = (pixels[..., _CHANNELS[config.channel_order]] - config.offset) * config.scale
+        raw = np.asarray(backbone(crops.astype("float32"), training=False), "float64")
+        return raw / np.maximum(np.linalg.norm(raw, axis=-1, keepdims=True), 1e-6)
+
+    model = serving_model(backbone, config)
+    return Served(model, reference, input_name="image", output_name="embedding", low=0.0, high=255.0)
+
+
+def _float32(model: "keras.Model") -> "keras.Model":
+    """The model, checked; one trained in mixed precision is rebuilt to compute in float32."""
+    import keras
+
+    def layers(parent: "keras.Model") -> Iterator["keras.layers.Layer"]:
+        for layer in parent.layers:
+            yield layer
+            if isinstance(layer, keras.Model):
+                yield from layers(layer)
+
+    def rebuilt(layer: "keras.layers.Layer") -> "keras.layers.Layer":
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+
+    _check_single(model)
+    if all(layer.compute_dtype == "float32" for layer in layers(model)):
+        return model
+    copy = keras.models.clone_model(model, clone_function=rebuilt, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _check_single(model: "keras.Model") -> None:
+    try:
+        inputs, outputs = model.inputs, model.outputs
+    except (AttributeError, ValueError):
+        inputs = outputs = None
+    if not inputs or not outputs:
+        raise ExportError(
+            f"An exporter expects a model with a known input. Received: {model.name!r}, which is "
+            "not built. Start it with `keras.Input((112, 96, 3))`."
+        )
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ExportError(
+            f"An exporter expects one input and one output. Received: {model.name!r} with "
+            f"{len(inputs)} inputs and {len(outputs)} outputs. Export the backbone (crop in, "
+            "embedding out), not the training model."
+        )
+    if None in inputs[0].shape[1:]:
+        raise ExportError(
+            f"An exporter expects a fixed input size. Received: {model.name!r} with input "
+            f"{inputs[0].shape}. Build it with a full shape: `keras.Input((112, 96, 3))`."
+        )
+
+
+def need(*packages: str) -> None:
+    """Raises `ExportError` with the install line if one of the packages is missing."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        names = " ".join(name.replace("_", "-") for name in missing)
+        raise ExportError(f"This export needs packages that are not installed: pip install {names}")
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str], suffix: str) -> Iterator[pathlib.Path]:
+    """Yields the temporary path of `atomic_path`, with the errors a user can mend named.
+
+    Raises:
+        ExportError: if the path has another suffix or cannot be written.
+    """
+    target = pathlib.Path(path)
+    if target.suffix != suffix:
+        raise ExportError(
+            f"The file name must end in {suffix}. Received: {os.fspath(path)!r}. "
+            f"Pass {target.stem + suffix!r}."
+        )
+    try:
+        with atomic_path(target) as temporary:
+            yield temporary
+    except OSError as error:
+        raise ExportError(
+            f"{os.fspath(path)!r} cannot be written: {error.strerror or error}. "
+            "Pass a path in a folder that you may write to."
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps the converters' chatter off the terminal, down to their C++.
+
+    An error that passes through carries the last of what was held back as a note.
+    """
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    with tempfile.TemporaryFile() as chatter, warnings.catch_warnings():
+        for message, category in _THIRD_PARTY_WARNINGS:
+            warnings.filterwarnings("ignore", message, category)
+        try:
+            for name in _LOGGERS:
+                logging.getLogger(name).setLevel(logging.ERROR)
+            for descriptor in kept:
+                os.dup2(chatter.fileno(), descriptor)
+            yield
+        except Exception as error:
+            chatter.seek(0)
+            if held_back := chatter.read().decode(errors="replace").strip():
+                error.add_note(held_back[-2000:])
+            raise
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, copy in kept.items():
+                os.dup2(copy, descriptor)
+                os.close(copy)
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def converting(name: str, converter: str) -> Iterator[None]:
+    """Runs a converter quietly and turns what it raises into an `ExportError`."""
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(". ")
+        raise ExportError(
+            f"{converter} could not convert {name!r}: {reason}. "
+            "Build the model from stock Keras layers."
+        ) from error

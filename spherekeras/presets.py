@@ -1,0 +1,235 @@
+"""A preset is a folder that cannot lie.
+
+`config.json` holds all that is needed to compute, `metadata.json` all that is known,
+`recipe.toml` what trained it, `model.weights.h5` the weights in float16, `golden.npz` two inputs and
+their embeddings, `README.md` the card, `SHA256SUMS` a checksum over each of the others, checked
+at every load. Two saves of the same weights are byte-identical.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+import pathlib
+import re
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from spherekeras.errors import PresetError
+from spherekeras.files import atomic_path, sha256
+
+FILES = (
+    "README.md",
+    "config.json",
+    "golden.npz",
+    "metadata.json",
+    "model.weights.h5",
+    "recipe.toml",
+)
+SUMS = "SHA256SUMS"
+BACKBONES = ("MobileFaceNet", "SphereFaceNet")
+
+
+@dataclasses.dataclass(frozen=True)
+class PresetConfig:
+    """All that is needed to compute an embedding.
+
+    Attributes:
+        backbone: function of `spherekeras.backbones`.
+        arguments: of that function.
+        template: of the alignment, a name of `spherekeras.data.alignment.TEMPLATES`.
+        height, width: of the crop, in pixels.
+        scale, offset: a pixel becomes `(pixel - offset) * scale`.
+        channel_order: "RGB" or "BGR", what the backbone takes. Users always give RGB.
+        mirror: how the mirrored crop's embedding is joined: "none", "sum" or "concat".
+    """
+
+    backbone: str
+    arguments: dict[str, Any]
+    template: str
+    height: int
+    width: int
+    scale: float
+    offset: float
+    channel_order: str = "RGB"
+    mirror: str = "none"
+
+
+def list_presets() -> list[str]:
+    """Returns the names of the presets in `$SPHEREKERAS_ZOO` and the checkout's zoo/.
+
+    Example:
+
+    >>> import spherekeras as sk
+    >>> isinstance(sk.list_presets(), list)
+    True
+    """
+    found = {
+        folder.name
+        for zoo in _zoos()
+        if zoo.is_dir()
+        for folder in zoo.iterdir()
+        if (folder / "config.json").is_file()
+    }
+    return sorted(found)
+
+
+def find_preset(name_or_folder: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns the folder of a preset: a path, or a name in `$SPHEREKERAS_ZOO` or zoo/.
+
+    Raises:
+        PresetError: there is none; the nearest name is suggested.
+    """
+    path = pathlib.Path(name_or_folder)
+    name = str(name_or_folder)
+    for candidate in (path, *(zoo / name for zoo in _zoos())):
+        if candidate.is_dir() and any((candidate / file).exists() for file in (*FILES, SUMS)):
+            return candidate
+    known = list_presets()
+    nearest = difflib.get_close_matches(name, known, 1, 0.3)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise PresetError(
+        f"Unknown preset {name!r}: neither a preset folder nor a name in the zoo.{hint} Known "
+        f"presets: {', '.join(known) or 'none'}."
+    )
+
+
+def check_files(folder: pathlib.Path) -> None:
+    """Checks every file of a preset against `SHA256SUMS`.
+
+    Raises:
+        PresetError: a file is missing or changed; the sentence names it.
+    """
+    mend = "Fetch the preset again; nothing was loaded."
+    try:
+        lines = (folder / SUMS).read_bytes().decode("ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise PresetError(
+            f"{folder / SUMS} is missing or cannot be read as a list of checksums. {mend}"
+        ) from None
+    sums = {}
+    for line in lines:
+        match = re.fullmatch(r"([0-9a-f]{64})  ([A-Za-z0-9._-]+)", line)
+        if not match:
+            raise PresetError(f"{folder / SUMS} is damaged at the line {line[:90]!r}. {mend}")
+        sums[match[2]] = match[1]
+    for name in sorted({*FILES, *sums}):
+        if name not in sums:
+            raise PresetError(f"{folder / SUMS} has no line for {name}. {mend}")
+        if not (folder / name).is_file():
+            raise PresetError(f"{folder / name} is missing. {mend}")
+        if sha256(folder / name) != sums[name]:
+            raise PresetError(
+                f"{folder / name} does not match its line in {SUMS}: one of the two was changed. "
+                f"{mend}"
+            )
+
+
+def read_config(folder: pathlib.Path) -> PresetConfig:
+    """Reads `config.json`."""
+    values = _json(folder / "config.json")
+    if values.pop("format", None) != 1:
+        raise PresetError(
+            f"{folder / 'config.json'} is of a format this version cannot read. Update spherekeras."
+        )
+    try:
+        config = PresetConfig(**values)
+    except TypeError as error:
+        raise PresetError(f"{folder / 'config.json'} has a wrong key: {error}.") from None
+    if config.backbone not in BACKBONES:
+        raise PresetError(
+            f"{folder / 'config.json'} names the backbone {config.backbone!r}; known are "
+            f"{', '.join(BACKBONES)}."
+        )
+    return config
+
+
+def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads `metadata.json`."""
+    return _json(folder / "metadata.json")
+
+
+def build_backbone(config: PresetConfig) -> Any:
+    """Returns the untrained backbone of a preset, a `keras.Model`."""
+    from spherekeras import backbones
+
+    return getattr(backbones, config.backbone)(**config.arguments)
+
+
+def read_weights(folder: pathlib.Path, config: PresetConfig) -> Any:
+    """Returns the backbone with the preset's weights, in float32."""
+    backbone = build_backbone(config)
+    try:
+        backbone.load_weights(folder / "model.weights.h5")
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PresetError(
+            f"{folder / 'model.weights.h5'} does not fit {config.backbone}: {reason}"
+        ) from None
+    return backbone
+
+
+def write_weights(backbone: Any, path: pathlib.Path) -> None:
+    """Writes weights in float16, the same bytes for the same weights."""
+    import h5py
+
+    with tempfile.TemporaryDirectory() as scratch:
+        full = pathlib.Path(scratch) / "full.weights.h5"
+        backbone.save_weights(full)
+        with h5py.File(full) as source, h5py.File(path, "w", track_order=False) as target:
+
+            def copy(name: str, item: Any) -> None:
+                if isinstance(item, h5py.Dataset):
+                    half = item.dtype == np.float32
+                    target.create_dataset(
+                        name, data=item[()].astype(np.float16) if half else item[()]
+                    )
+                else:
+                    group = target.require_group(name)
+                    for key, value in item.attrs.items():
+                        group.attrs[key] = value
+
+            source.visititems(copy)
+
+
+def write_preset(folder: pathlib.Path, files: dict[str, Any]) -> None:
+    """Writes a preset's files and, last, their checksums.
+
+    Args:
+        folder: the preset's folder; files already there are replaced one by one.
+        files: for each of `FILES` a str, bytes, or a function that writes to a path; written in
+            this order.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        with atomic_path(folder / name) as temporary:
+            if callable(content):
+                content(temporary)
+            else:
+                temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    lines = [f"{sha256(folder / name)}  {name}\n" for name in FILES]
+    with atomic_path(folder / SUMS) as temporary:
+        temporary.write_text("".join(lines))
+
+
+def to_json(value: Any) -> str:
+    """JSON with sorted keys, so that equal content is equal bytes."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _zoos() -> list[pathlib.Path]:
+    zoo = os.environ.get("SPHEREKERAS_ZOO")
+    own = pathlib.Path(__file__).resolve().parent.parent / "zoo"
+    return [pathlib.Path(zoo), own] if zoo else [own]
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PresetError(f"{path} cannot be read: {error}.") from None
+    if not isinstance(value, dict):
+        raise PresetError(f"{path} does not hold a JSON object.")
+    return value

@@ -1,0 +1,224 @@
+"""A recipe: all that decides how a network is trained, in one TOML file."""
+
+import dataclasses
+import difflib
+import os
+import pathlib
+import tomllib
+import types
+import typing
+from typing import Any
+
+from spherekeras.data.pipeline import Augmentation
+from spherekeras.errors import RecipeError
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which crops are trained on.
+
+    Attributes:
+        min_images: identities with fewer crops are left out.
+        validation: fraction of the identities (whole families) held out.
+    """
+
+    min_images: int = 1
+    validation: float = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """The network: a name of `spherekeras.backbones` and its arguments."""
+
+    name: str = "SphereFaceNet"
+    depth: int | None = None
+    embedding_dim: int = 512
+    height: int = 112
+    width: int = 96
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The head: "ASoftmax" or "MarginLinear" and its arguments (see `spherekeras.layers`)."""
+
+    name: str = "ASoftmax"
+    margin: float | None = None
+    annealing: tuple[float, ...] | None = None
+    gradient: str | None = None
+    m1: float | None = None
+    m2: float | None = None
+    m3: float | None = None
+    scale: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Stochastic gradient descent with momentum.
+
+    Attributes:
+        learning_rate: at its highest.
+        momentum: of the gradient.
+        weight_decay: coupled (an L2 term of half of it in the loss), on every weight.
+        warmup: steps of linear growth from 0.
+        milestones: steps at which the rate is divided by 10; none for a cosine fall to 0.
+        clip: largest norm of the gradient; 0 for no limit.
+    """
+
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: int = 0
+    milestones: tuple[int, ...] = ()
+    clip: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Length, batch and number format.
+
+    Attributes:
+        steps: of training.
+        batch_size: the global batch.
+        checkpoint_steps: steps between two checkpoints (an "epoch" of the logs).
+        precision: "float32", "mixed_bfloat16" or "mixed_float16"; heads stay in float32.
+    """
+
+    steps: int = 1000
+    batch_size: int = 64
+    checkpoint_steps: int = 200
+    precision: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What the preset's card says and no program can know."""
+
+    weights_licence: str = ""
+    terms: str = ""
+    overlap: str = ""
+    intended_use: str = ""
+    limits: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that decides how a network is trained.
+
+    Attributes:
+        name: of the preset.
+        description: one sentence for its card.
+        seed: of initial weights, split, order and augmentation.
+    """
+
+    name: str
+    description: str = ""
+    seed: int = 0
+    data: Data = Data()
+    backbone: Backbone = Backbone()
+    head: Head = Head()
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+    augmentation: Augmentation = Augmentation()
+    card: Card = Card()
+
+    def __post_init__(self) -> None:
+        if not self.name or not all(c.isalnum() or c in "_-." for c in self.name):
+            raise RecipeError(
+                f"A recipe's name is made of letters, digits, '_', '-' and '.'. Received: "
+                f"name={self.name!r}."
+            )
+        t, o, d = self.training, self.optimizer, self.data
+        rules = {
+            "training.steps": t.steps >= 1,
+            "training.batch_size": t.batch_size >= 1,
+            "training.checkpoint_steps": t.checkpoint_steps >= 1,
+            "optimizer.learning_rate": o.learning_rate > 0,
+            "optimizer.momentum": 0 <= o.momentum < 1,
+            "optimizer.weight_decay": o.weight_decay >= 0,
+            "optimizer.warmup": 0 <= o.warmup < t.steps,
+            "optimizer.clip": o.clip >= 0,
+            "optimizer.milestones": list(o.milestones) == sorted({*o.milestones})
+            and all(o.warmup < m < t.steps for m in o.milestones),
+            "data.min_images": d.min_images >= 1,
+            "data.validation": 0 <= d.validation < 1,
+        }
+        for key, fits in rules.items():
+            if not fits:
+                section, name = key.split(".")
+                value = getattr(getattr(self, section), name)
+                raise RecipeError(f"Recipe key `{key}` is out of range. Received: {value}.")
+        if t.steps % t.checkpoint_steps:
+            raise RecipeError(
+                f"`training.steps` ({t.steps}) is a multiple of `training.checkpoint_steps` "
+                f"({t.checkpoint_steps}). Set steps = "
+                f"{-(-t.steps // t.checkpoint_steps) * t.checkpoint_steps}."
+            )
+        _known("training.precision", t.precision, ("float32", "mixed_bfloat16", "mixed_float16"))
+        _known("backbone.name", self.backbone.name, ("SphereFaceNet", "MobileFaceNet"))
+        _known("head.name", self.head.name, ("ASoftmax", "MarginLinear"))
+
+
+def load_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """Reads a recipe.
+
+    Raises:
+        RecipeError: no such file, not TOML, an unknown key (the nearest is named), or a value of
+            the wrong kind or out of range.
+    """
+    path = pathlib.Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"No recipe at {path}. Give the path of a .toml file.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path} is not a TOML recipe: {error}.") from None
+    values.setdefault("name", path.stem)
+    try:
+        return _build(Recipe, values, "")
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
+    """A dataclass from a TOML table, every key and type checked."""
+    hints = typing.get_type_hints(kind)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise RecipeError(_unknown(f"{prefix}{key}", [f"{prefix}{name}" for name in hints]))
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, dict):
+                raise RecipeError(f"`{key}` is a section: write `[{key}]`. Received: {value!r}.")
+            arguments[key] = _build(typing.cast(type, hint), value, f"{key}.")
+        else:
+            arguments[key] = _value(f"{prefix}{key}", hint, value)
+    return kind(**arguments)
+
+
+def _value(key: str, hint: Any, value: Any) -> Any:
+    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for choice in choices:
+        if typing.get_origin(choice) is tuple and isinstance(value, list):
+            return tuple(_value(key, typing.get_args(choice)[0], item) for item in value)
+        if choice is float and type(value) in (int, float):
+            return value
+        if isinstance(choice, type) and type(value) is choice:
+            return value
+    wanted = " or ".join(str(getattr(c, "__name__", c)) for c in choices if c is not type(None))
+    raise RecipeError(f"Recipe key `{key}` wants {wanted}. Received: {value!r}.")
+
+
+def _known(key: str, value: str, names: tuple[str, ...]) -> None:
+    if value not in names:
+        nearest = difflib.get_close_matches(value, names, 1, 0.4)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise RecipeError(
+            f"Recipe key `{key}` knows {', '.join(names)}. Received: {value!r}.{hint}"
+        )
+
+
+def _unknown(key: str, names: list[str]) -> str:
+    nearest = difflib.get_close_matches(key, names, 1, 0.5)
+    hint = f" Did you mean `{nearest[0]}`?" if nearest else ""
+    return f"Unknown recipe key `{key}`.{hint} Known: {', '.join(names)}."

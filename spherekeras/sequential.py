@@ -1,0 +1,61 @@
+"""A Sequential whose head sees the labels."""
+
+from typing import Any
+
+import keras
+
+from spherekeras.layers.margin_head import MarginHead
+
+
+@keras.saving.register_keras_serializable("spherekeras")
+class Sequential(keras.Sequential):
+    """A `keras.Sequential` that ends in a head and trains with a plain `fit(images, labels)`.
+
+    In a Sequential no labels reach a layer, so a head there could not place its margin. This
+    class hands the labels of `fit` and `evaluate` on to the last layer; all else is stock
+    Keras: losses, metrics, callbacks, saving. It computes exactly what the Functional model
+    with two inputs computes. `predict(images)` gives margin-free logits.
+
+    Args:
+        layers: the layers; the last is a head of `spherekeras.layers`.
+        **kwargs: of `keras.Sequential`.
+
+    Raises:
+        ValueError: in `fit`, where the last layer is not a head or no labels are given.
+
+    Example:
+
+    >>> import keras, numpy as np, spherekeras as sk
+    >>> model = sk.Sequential([keras.layers.Dense(8), sk.layers.ASoftmax(4)])
+    >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    >>> history = model.fit(np.ones((6, 5), "float32"), np.arange(6) % 4, verbose=0)
+    >>> tuple(model.predict(np.ones((6, 5), "float32"), verbose=0).shape)
+    (6, 4)
+    """
+
+    def train_step(self, *args: Any) -> Any:
+        return super().train_step(*args[:-1], self._with_labels(args[-1]))
+
+    def test_step(self, *args: Any) -> Any:
+        return super().test_step(*args[:-1], self._with_labels(args[-1]))
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if not isinstance(inputs, (list, tuple)):
+            return super().call(inputs, training=training, mask=mask)
+        x, labels = inputs
+        for layer in self.layers[:-1]:
+            x = layer(x, training=training) if layer._call_has_training_arg else layer(x)
+        return self.layers[-1](x, labels, training=training)
+
+    def _with_labels(self, data: Any) -> Any:
+        """`(images, labels)` as `((images, labels), labels)`, what a Functional model gets."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if y is None or not self.layers or not isinstance(self.layers[-1], MarginHead):
+            raise ValueError(
+                "`spherekeras.Sequential` trains with `fit(images, labels)` and a head of "
+                "`spherekeras.layers` as its last layer. Received: labels "
+                f"{'missing' if y is None else 'given'}, last layer "
+                f"{self.layers[-1] if self.layers else None}. For another last layer use "
+                "`keras.Sequential`."
+            )
+        return (x, y), y, sample_weight

@@ -1,0 +1,399 @@
+"""A recipe, a folder of crops, one call: a trained preset.
+
+The data's way: crops → records → `tf.data` → `Sequential([backbone, head])` → stock `fit` →
+preset. Everything that decides a step follows from (recipe, records, step), so a run that is
+killed and started again goes on from its last checkpoint to the same weights.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+from spherekeras import backbones, layers
+from spherekeras.data import pipeline
+from spherekeras.data.records import Records, open_records, pack
+from spherekeras.embedder import FaceEmbedder
+from spherekeras.errors import TrainingError
+from spherekeras.evaluation import metrics
+from spherekeras.files import atomic_path
+from spherekeras.presets import PresetConfig
+from spherekeras.recipe import Backbone, Head, Optimizer, Recipe, load_recipe
+from spherekeras.sequential import Sequential
+
+_CHECKPOINT = "checkpoint.weights.h5"
+_SCALE, _OFFSET = 1 / 128, 127.5
+
+
+def train(
+    recipe: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    strategy: Any = None,
+    verbose: int = 2,
+) -> pathlib.Path:
+    """Trains a network by a recipe and saves it as a preset; goes on where it was stopped.
+
+    Writes into `out`: `records/` (unless `source` is a records folder), `recipe.toml`,
+    `checkpoint.weights.h5` (network, head, optimiser, annealing), `log.csv`, `tensorboard/`, and at
+    the end `preset/`.
+
+    Args:
+        recipe: a .toml file, see `spherekeras.recipe`.
+        source: a folder or zip of crops (a folder a person), or a records folder.
+        out: folder of the run.
+        strategy: a `tf.distribute.Strategy`; by default a MirroredStrategy over all GPUs, or the
+            one CPU where there is none.
+        verbose: 0 silent, 1 progress bar, 2 one line a checkpoint.
+
+    Returns:
+        The preset's folder.
+
+    Raises:
+        RecipeError, DataError: what was given cannot be used.
+        TrainingError: the loss is no longer finite, or `out` holds another run.
+    """
+    import tensorflow as tf
+
+    out = pathlib.Path(out)
+    plan = load_recipe(recipe)
+    text = pathlib.Path(recipe).read_text(encoding="utf-8")
+    records = _records(source, out)
+    _claim(out, text, records)
+    train_positions, validation_positions = pipeline.split(
+        records, plan.data.min_images, plan.data.validation, plan.seed
+    )
+    classes = len(np.unique(records.labels[train_positions]))
+    if strategy is None:
+        gpus = tf.config.list_logical_devices("GPU")
+        strategy = tf.distribute.MirroredStrategy() if gpus else tf.distribute.get_strategy()
+
+    keras.utils.set_random_seed(plan.seed)
+    with strategy.scope():
+        model = build_model(plan, classes)
+        compile_model(model, plan)
+        model.optimizer.build(model.trainable_variables)
+    every = plan.training.checkpoint_steps
+    done = _resume(model, out / _CHECKPOINT)
+    validation = _Validation(records, validation_positions, plan, model)
+    if done < plan.training.steps:
+        data = pipeline.batches(
+            records,
+            train_positions,
+            batch_size=plan.training.batch_size,
+            seed=plan.seed,
+            start=done,
+            stop=plan.training.steps,
+            size=(plan.backbone.height, plan.backbone.width),
+            scale=_SCALE,
+            offset=_OFFSET,
+            augmentation=plan.augmentation,
+        )
+        model.fit(
+            data,
+            shuffle=False,
+            initial_epoch=done // every,
+            epochs=plan.training.steps // every,
+            steps_per_epoch=every,
+            verbose=verbose,
+            callbacks=[
+                _Watch(out / _CHECKPOINT),
+                validation,
+                _Checkpoint(out / _CHECKPOINT),
+                keras.callbacks.CSVLogger(str(out / "log.csv"), append=done > 0),
+                keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False),
+            ],
+        )
+    return _publish(model, plan, text, records, train_positions, validation, out / "preset")
+
+
+def build_model(recipe: Recipe, classes: int) -> Sequential:
+    """Returns `Sequential([backbone, head])` in the recipe's number format."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.training.precision)
+    try:
+        backbone = build_backbone(recipe.backbone)
+        model = Sequential([backbone, build_head(recipe.head, classes)], name=recipe.name)
+        model.build(backbone.input_shape)
+        return model
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def build_backbone(plan: Backbone) -> keras.Model:
+    """Returns the backbone that a recipe names."""
+    return getattr(backbones, plan.name)(**backbone_arguments(plan))
+
+
+def backbone_arguments(plan: Backbone) -> dict[str, Any]:
+    """The arguments of the backbone's function, as the preset stores them."""
+    arguments: dict[str, Any] = {
+        "embedding_dim": plan.embedding_dim,
+        "input_shape": [plan.height, plan.width, 3],
+    }
+    if plan.depth is not None:
+        arguments["depth"] = plan.depth
+    return arguments
+
+
+def build_head(plan: Head, classes: int) -> layers.MarginHead:
+    """Returns the head that a recipe names; keys left out keep the layer's defaults."""
+    given = {k: v for k, v in dataclasses.asdict(plan).items() if v is not None and k != "name"}
+    if given.get("annealing") == ():
+        given["annealing"] = None
+    return getattr(layers, plan.name)(classes, name="head", **given)
+
+
+def compile_model(model: keras.Model, recipe: Recipe) -> None:
+    """Compiles with the recipe's optimiser and the stock cross-entropy.
+
+    Weight decay is coupled, as in the released recipe: an L2 term on every trainable weight.
+    Keras' own `weight_decay=` is decoupled, which is another rule.
+    """
+    plan = recipe.optimizer
+    if plan.weight_decay:
+        for variable in model.trainable_variables:
+            variable.regularizer = keras.regularizers.L2(plan.weight_decay / 2)
+    model.compile(
+        keras.optimizers.SGD(
+            learning_rate(plan, recipe.training.steps),
+            momentum=plan.momentum,
+            global_clipnorm=plan.clip or None,
+        ),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,  # slower than plain TensorFlow on a CPU, an error in MirroredStrategy
+    )
+
+
+def learning_rate(plan: Optimizer, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Returns the rate at each step: linear warm-up, then milestones or a cosine fall to 0."""
+    schedules = keras.optimizers.schedules
+    if not plan.milestones:
+        if not plan.warmup:
+            return schedules.CosineDecay(plan.learning_rate, steps)
+        return schedules.CosineDecay(
+            0.0,
+            steps - plan.warmup,
+            warmup_target=plan.learning_rate,
+            warmup_steps=plan.warmup,
+        )
+    ramp = [plan.learning_rate * (i + 1) / (plan.warmup + 1) for i in range(plan.warmup)]
+    falls = [plan.learning_rate * 0.1**i for i in range(len(plan.milestones) + 1)]
+    return schedules.PiecewiseConstantDecay(
+        [*range(plan.warmup), *(m - 1 for m in plan.milestones)], [*ramp, *falls]
+    )
+
+
+def _records(source: str | os.PathLike[str], out: pathlib.Path) -> Records:
+    if (pathlib.Path(source) / "records.json").is_file():
+        return open_records(source)
+    if (out / "records" / "records.json").is_file():
+        return open_records(out / "records")
+    return pack(source, out / "records")
+
+
+def _claim(out: pathlib.Path, text: str, records: Records) -> None:
+    """Makes `out` the folder of this run, or refuses where it is another's."""
+    stamp = {"recipe.toml": text, "records.sha256": records.checksum + "\n"}
+    for name, content in stamp.items():
+        path = out / name
+        if (out / _CHECKPOINT).exists() and path.exists() and path.read_text() != content:
+            raise TrainingError(
+                f"{out} holds a run with another {name}. Give a new folder with `--out`, or delete "
+                "this one to train anew."
+            )
+    for name, content in stamp.items():
+        with atomic_path(out / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+
+
+def _resume(model: keras.Model, checkpoint: pathlib.Path) -> int:
+    """Restores the last checkpoint, if there is one, and returns its step."""
+    if not checkpoint.exists():
+        return 0
+    try:
+        model.load_weights(checkpoint)
+    except Exception as error:
+        raise TrainingError(
+            f"{checkpoint} cannot be restored ({str(error).splitlines()[0]}). Delete it to start "
+            "from the first step."
+        ) from error
+    return int(model.optimizer.iterations)
+
+
+class _Watch(keras.callbacks.Callback):
+    """Logs λ and the mean target angle; stops on a loss that is no longer finite."""
+
+    def __init__(self, checkpoint: pathlib.Path) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.first, self.started = int(self.model.optimizer.iterations), time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if logs and not math.isfinite(float(logs["loss"])):
+            head = self.model.layers[-1]
+            weight = head.annealing_lambda() if isinstance(head, layers.ASoftmax) else 0.0
+            kept = f"{self.checkpoint} is intact" if self.checkpoint.exists() else "none was kept"
+            raise TrainingError(
+                f"The loss is no longer finite at step {int(self.model.optimizer.iterations)} "
+                f"(lambda {weight:.4g}, mean target angle "
+                f"{math.degrees(float(head.target_angle)):.0f} degrees). Lower "
+                "`optimizer.learning_rate`, set `optimizer.clip`, or raise lambda's floor in "
+                f"`head.annealing`. Last checkpoint: {kept}."
+            )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if logs is None:
+            return
+        steps = int(self.model.optimizer.iterations) - self.first
+        head = self.model.layers[-1]
+        if isinstance(head, layers.ASoftmax):
+            logs["lambda"] = head.annealing_lambda()
+        logs["target_angle"] = math.degrees(float(head.target_angle))
+        logs["steps_per_second"] = steps / (time.perf_counter() - self.started)
+
+
+class _Checkpoint(keras.callbacks.Callback):
+    """Keeps network, head, optimiser and annealing after every epoch, atomically."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        with atomic_path(self.path) as temporary:
+            self.model.save_weights(temporary, overwrite=True)
+
+
+class _Validation(keras.callbacks.Callback):
+    """Verification on the identities held out: AUC and TAR at FAR 1e-2 after every epoch."""
+
+    def __init__(
+        self, records: Records, positions: np.ndarray, plan: Recipe, model: keras.Model
+    ) -> None:
+        super().__init__()
+        self.labels = records.labels[positions]
+        self.first, self.second = pairs(self.labels)
+        self.config = preset_config(plan)
+        self.backbone = model.layers[0]
+        size = (plan.backbone.height, plan.backbone.width)
+        self.crops = _centre(records.crops(positions), size) if self.usable else None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the held-out identities give pairs of both kinds."""
+        same = self.labels[self.first] == self.labels[self.second]
+        return bool(same.any() and not same.all())
+
+    def scores(self, faces: FaceEmbedder) -> tuple[np.ndarray, np.ndarray]:
+        """Similarities of the held-out pairs, and which are of one person."""
+        embeddings = faces.embed_crops(self.crops, normalize=True)
+        similarities = np.sum(embeddings[self.first] * embeddings[self.second], axis=1)
+        return similarities, self.labels[self.first] == self.labels[self.second]
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if logs is None or not self.usable:
+            return
+        similarities, same = self.scores(FaceEmbedder(self.backbone, self.config))
+        logs["val_auc"] = metrics.auc(similarities, same)
+        logs["val_tar_at_far_1e-2"] = metrics.tar_at_far(similarities, same, 1e-2)
+
+
+def pairs(labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Returns positions of verification pairs: every pair of one person, and as many others.
+
+    At least 10,000 pairs of different people are drawn where there are that many, so that a
+    FAR of 1e-3 can be measured.
+    """
+    order = np.argsort(labels, kind="stable")
+    first, second = [], []
+    for group in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+        i, j = np.triu_indices(len(group), 1)
+        first.append(group[i])
+        second.append(group[j])
+    same_first, same_second = np.concatenate(first), np.concatenate(second)
+    count = max(len(same_first), 10_000)
+    rng = np.random.default_rng([seed, 3])
+    if not len(labels):
+        return same_first, same_second
+    a, b = rng.integers(0, len(labels), (2, 2 * count))
+    different = np.flatnonzero(labels[a] != labels[b])[:count]
+    return (
+        np.concatenate([same_first, a[different]]),
+        np.concatenate([same_second, b[different]]),
+    )
+
+
+def preset_config(plan: Recipe) -> PresetConfig:
+    """What a trained network needs to be used: its crop and its preprocessing."""
+    return PresetConfig(
+        backbone=plan.backbone.name,
+        arguments=backbone_arguments(plan.backbone),
+        template="sphereface_112x96" if plan.backbone.width == 96 else "arcface_112x112",
+        height=plan.backbone.height,
+        width=plan.backbone.width,
+        scale=_SCALE,
+        offset=_OFFSET,
+        channel_order="RGB",
+    )
+
+
+def _centre(crops: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    top, left = (crops.shape[1] - size[0]) // 2, (crops.shape[2] - size[1]) // 2
+    return np.ascontiguousarray(crops[:, top : top + size[0], left : left + size[1]])
+
+
+def _publish(
+    model: keras.Model,
+    plan: Recipe,
+    text: str,
+    records: Records,
+    train_positions: np.ndarray,
+    validation: _Validation,
+    folder: pathlib.Path,
+) -> pathlib.Path:
+    """Saves the trained backbone as a preset with the thresholds of the held-out pairs."""
+    backbone = build_backbone(plan.backbone)
+    backbone.set_weights(model.layers[0].get_weights())
+    faces = FaceEmbedder(backbone, preset_config(plan))
+    metadata: dict[str, Any] = {
+        "name": plan.name,
+        "description": plan.description,
+        "code_licence": "Apache-2.0",
+        **{key: value for key, value in dataclasses.asdict(plan.card).items() if value},
+        "trained_on": {
+            "crops": len(train_positions),
+            "identities": len(np.unique(records.labels[train_positions])),
+            "steps": plan.training.steps,
+            "batch_size": plan.training.batch_size,
+        },
+    }
+    faces.save_preset(folder, metadata=metadata, recipe=text)
+    if validation.usable:
+        faces = FaceEmbedder.from_preset(folder)
+        similarities, same = validation.scores(faces)
+        metadata["validation"] = {
+            "protocol": "pairs of identities held out from training, no mirror, cosine",
+            "same_pairs": int(same.sum()),
+            "different_pairs": int((~same).sum()),
+            "auc": round(metrics.auc(similarities, same), 6),
+        }
+        metadata["thresholds"] = [
+            {
+                "far": far,
+                "threshold": round(metrics.threshold_at_far(similarities, same, far), 6),
+                "tar": round(metrics.tar_at_far(similarities, same, far), 6),
+                "data": "identities held out from training",
+            }
+            for far in (1e-1, 1e-2, 1e-3)
+            if (~same).sum() * far >= 1
+        ]
+        faces.save_preset(folder, metadata=metadata, recipe=text)
+    return folder

@@ -1,0 +1,282 @@
+"""Every head through the same checks: values, gradients, labels, configs, precision."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import spherekeras as sk
+
+UNITS, DIM, BATCH = 7, 5, 6
+HEADS: dict[str, Any] = {
+    "ASoftmax": lambda **k: sk.layers.ASoftmax(UNITS, annealing=None, **k),
+    "ASoftmax m=2": lambda **k: sk.layers.ASoftmax(UNITS, margin=2, annealing=None, **k),
+    "ASoftmax m=1.5": lambda **k: sk.layers.ASoftmax(UNITS, margin=1.5, annealing=None, **k),
+    "ASoftmax annealed": lambda **k: sk.layers.ASoftmax(UNITS, **k),
+    "MarginLinear": lambda **k: sk.layers.MarginLinear(UNITS, **k),
+    "MarginLinear combined": lambda **k: sk.layers.MarginLinear(UNITS, 1.2, 0.3, 0.2, 30.0, **k),
+    "MarginLinear CosFace": lambda **k: sk.layers.MarginLinear(UNITS, m2=0.0, m3=0.35, **k),
+}
+
+
+def draw(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(BATCH, DIM)), rng.integers(0, UNITS, BATCH)
+
+
+def naive_cosine(x: np.ndarray, w: np.ndarray) -> float:
+    return sum(a * b for a, b in zip(x, w, strict=True)) / (
+        math.sqrt(sum(a * a for a in x)) * math.sqrt(sum(b * b for b in w))
+    )
+
+
+def naive_target(head: Any, cosine: float) -> float:
+    theta = math.acos(max(-1.0, min(1.0, cosine)))
+    if isinstance(head, sk.layers.ASoftmax):
+        k = min(math.floor(head.margin * theta / math.pi), math.ceil(head.margin) - 1)
+        psi = (-1) ** k * math.cos(head.margin * theta) - 2 * k
+        weight = head.annealing_lambda()
+        return (weight * cosine + psi) / (1 + weight)
+    turned = head.m1 * theta + head.m2
+    k = math.floor(turned / math.pi)
+    return (-1) ** k * math.cos(turned) - 2 * k - head.m3
+
+
+def naive_logits(head: Any, x: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+    kernel = keras.ops.convert_to_numpy(head.kernel).astype(np.float64)
+    logits = np.zeros((len(x), UNITS))
+    for i, row in enumerate(x):
+        scale = math.sqrt(sum(a * a for a in row)) if hasattr(head, "margin") else head.scale
+        for j in range(UNITS):
+            cosine = naive_cosine(row, kernel[:, j])
+            own = labels is not None and labels[i] == j
+            logits[i, j] = scale * (naive_target(head, cosine) if own else cosine)
+    return logits
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("gradient", ["exact", "detached"])
+def test_logits_are_the_naive_loop(name: str, gradient: str) -> None:
+    head = HEADS[name](gradient=gradient, dtype="float64")
+    x, labels = draw()
+    np.testing.assert_allclose(head(x, labels), naive_logits(head, x, labels), atol=1e-6)
+    np.testing.assert_allclose(head(x), naive_logits(head, x, None), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_exact_gradient_is_the_numeric_one(name: str) -> None:
+    import tensorflow as tf
+
+    head = HEADS[name](dtype="float64")
+    x, labels = draw(1)
+    weights = np.random.default_rng(2).normal(size=(BATCH, UNITS))
+    head(x)
+    with tf.GradientTape() as tape:
+        value = tf.convert_to_tensor(x)
+        tape.watch(value)
+        loss = tf.reduce_sum(head(value, labels) * weights)
+    by_x, by_kernel = tape.gradient(loss, [value, head.kernel.value])
+
+    def at(x: np.ndarray, kernel: np.ndarray) -> float:
+        head.kernel.assign(kernel)
+        return float((keras.ops.convert_to_numpy(head(x, labels)) * weights).sum())
+
+    kernel = keras.ops.convert_to_numpy(head.kernel).copy()
+    for analytic, which in ((by_x, 0), (by_kernel, 1)):
+        point = (x, kernel)[which]
+        for index in np.ndindex(*point.shape):
+            step = np.zeros_like(point)
+            step[index] = 1e-6
+            high = at(*((x + step, kernel) if which == 0 else (x, kernel + step)))
+            low = at(*((x - step, kernel) if which == 0 else (x, kernel - step)))
+            assert float(analytic[index]) == pytest.approx((high - low) / 2e-6, abs=2e-5)
+
+
+def test_detached_gradient_is_that_of_the_plain_cosine() -> None:
+    import tensorflow as tf
+
+    x, labels = draw(3)
+    head = sk.layers.ASoftmax(UNITS, annealing=None, gradient="detached", dtype="float64")
+    head(x)
+    value = tf.convert_to_tensor(x)
+    # The own logit ‖x‖·(c + const): d/dx = x/‖x‖·const + the plain dense gradient.
+    with tf.GradientTape() as tape:
+        tape.watch(value)
+        own = tf.gather(head(value, labels), labels, axis=1, batch_dims=1)
+        total = tf.reduce_sum(own)
+    got = tape.gradient(total, value).numpy()
+    kernel = head.kernel.numpy() / np.linalg.norm(head.kernel.numpy(), axis=0)
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    cosine = np.sum(x / norm * kernel[:, labels].T, axis=1, keepdims=True)
+    psi = np.array([[naive_target(head, float(c))] for c in cosine[:, 0]])
+    np.testing.assert_allclose(got, kernel[:, labels].T + (psi - cosine) * x / norm, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_values_and_gradients_are_finite_at_the_ends_and_joints(name: str) -> None:
+    import tensorflow as tf
+
+    head = HEADS[name]()
+    head.build((None, 2))
+    kernel = np.zeros((2, UNITS), np.float32)
+    kernel[0] = 1.0
+    head.kernel.assign(kernel)
+    theta = np.concatenate([[0.0, math.pi], np.pi / 4 * np.arange(5), np.pi / 3 * np.arange(4)])
+    x = tf.constant(3 * np.stack([np.cos(theta), np.sin(theta)], 1), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        logits = head(x, np.zeros(len(theta), int))
+        loss = tf.reduce_sum(logits)
+    gradients = tape.gradient(loss, [x, head.kernel.value])
+    assert np.isfinite(logits).all()
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
+@pytest.mark.parametrize("margin", [1, 1.0])
+def test_margin_one_is_plain_normalised_softmax(margin: float) -> None:
+    head = sk.layers.ASoftmax(UNITS, margin=margin, annealing=None)
+    x, labels = draw()
+    np.testing.assert_allclose(head(x, labels), head(x), atol=1e-6)
+    linear = sk.layers.MarginLinear(UNITS, m2=0.0)
+    np.testing.assert_allclose(linear(x, labels), linear(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_config_rebuilds_the_head(name: str) -> None:
+    head = HEADS[name](gradient="detached", name="mine")
+    config = head.get_config()
+    again = type(head).from_config(config)
+    assert again.get_config() == config
+    x, labels = draw()
+    head(x), again(x)
+    again.set_weights(head.get_weights())
+    np.testing.assert_array_equal(head(x, labels), again(x, labels))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64", "uint16"])
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_labels_of_any_integer_width(dtype: str, shape: tuple[int, ...]) -> None:
+    head = sk.layers.ASoftmax(UNITS)
+    x, labels = draw()
+    np.testing.assert_array_equal(head(x, labels.astype(dtype).reshape(shape)), head(x, labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            np.eye(UNITS)[:BATCH],
+            r"integer labels of shape `\(batch,\)` in `\[0, units\)`. Received: "
+            r"shape=\(6, 7\), dtype=float64, units=7. For one-hot labels pass `ops.argmax",
+        ),
+        (np.eye(UNITS, dtype=int)[:BATCH], r"shape=\(6, 7\), dtype=int64, units=7"),
+        (np.zeros(BATCH), r"shape=\(6,\), dtype=float64.*labels.astype\('int32'\)"),
+        (np.full(BATCH, UNITS), r"labels in `\[0, 7\)`. Received labels from 7 to 7. .*units=8"),
+        (np.full(BATCH, -1), r"labels in `\[0, 7\)`. Received labels from -1 to -1"),
+    ],
+)
+def test_bad_labels_are_named(labels: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sk.layers.MarginLinear(UNITS)(draw()[0], labels)
+
+
+def test_a_label_out_of_range_inside_a_compiled_step_is_never_silent() -> None:
+    import tensorflow as tf
+
+    head = sk.layers.ASoftmax(UNITS)
+    x, labels = draw()
+    head(x)
+    labels[2] = UNITS
+    logits = tf.function(lambda x, y: head(x, y))(tf.constant(x, tf.float32), tf.constant(labels))
+    assert np.isnan(logits[2]).all()
+    assert np.isfinite(np.delete(logits, 2, axis=0)).all()
+
+
+def test_training_without_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"got no labels in training.*spherekeras.Sequential"):
+        sk.layers.ASoftmax(UNITS)(draw()[0], training=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: sk.layers.ASoftmax(0), "whole number of classes, at least 1. Received: units=0"),
+        (lambda: sk.layers.ASoftmax(2.5), "whole number of classes.*units=2.5"),
+        (lambda: sk.layers.ASoftmax(3, margin=0.5), "margin >= 1. Received: margin=0.5"),
+        (lambda: sk.layers.ASoftmax(3, annealing=(1, 2)), "four numbers.*released recipe"),
+        (lambda: sk.layers.ASoftmax(3, annealing=(1.0, 1, 1, 5.0)), "base >= minimum"),
+        (lambda: sk.layers.ASoftmax(3, gradient="caffe"), "gradient='exact' and gradient='detac"),
+        (lambda: sk.layers.MarginLinear(3, scale=0), "scale > 0. Received: .*scale=0"),
+        (lambda: sk.layers.MarginLinear(3, m2=-0.1), "0 <= m2 <= pi.*m2=-0.1"),
+        (lambda: sk.layers.NormalizedDense(3, dtype="float16"), "float32.*Received: dtype=float16"),
+        (
+            lambda: sk.layers.NormalizedDense(3)(np.zeros((2, 3, 4))),
+            r"`\(batch, dim\)`.*\(2, 3, 4\)",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_real_margins_are_never_cut_to_whole_numbers() -> None:
+    x, labels = draw()
+    heads = [sk.layers.ASoftmax(UNITS, margin=m, annealing=None) for m in (1, 1.5, 2)]
+    for head in heads:
+        head(x)
+        head.set_weights(heads[0].get_weights())
+    one, half, two = (np.asarray(head(x, labels)) for head in heads)
+    own = np.arange(BATCH), labels
+    assert np.all(half[own] < one[own]) and np.all(two[own] < half[own])
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_stay_in_float32_under_any_policy(name: str, policy: str) -> None:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        head = HEADS[name]()
+        x, labels = draw()
+        logits = head(keras.ops.cast(x, policy.removeprefix("mixed_")), labels)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+    rounded = keras.ops.cast(keras.ops.cast(x, policy.removeprefix("mixed_")), "float64")
+    wanted = naive_logits(head, np.asarray(rounded), labels)
+    np.testing.assert_allclose(logits, wanted, rtol=2e-5, atol=2e-4)
+
+
+def test_annealing_advances_in_training_only() -> None:
+    head = sk.layers.ASoftmax(UNITS)
+    x, labels = draw()
+    head(x, labels, training=False)
+    head(x)
+    assert int(head.step) == 0
+    for _ in range(3):
+        head(x, labels, training=True)
+    assert int(head.step) == 3
+    assert head.annealing_lambda() == pytest.approx(1000 / (1 + 0.12 * 3))
+
+
+def test_angles_are_radians_to_every_class() -> None:
+    head = sk.layers.ASoftmax(UNITS)
+    x, _ = draw()
+    angles = np.asarray(head.angles(x))
+    kernel = np.asarray(keras.ops.convert_to_numpy(head.kernel))
+    for i in range(BATCH):
+        for j in range(UNITS):
+            assert angles[i, j] == pytest.approx(
+                math.acos(naive_cosine(x[i], kernel[:, j])), abs=1e-5
+            )
+
+
+def test_target_angle_follows_the_mean_angle_to_the_own_class() -> None:
+    head = sk.layers.ASoftmax(UNITS)
+    x, labels = draw()
+    angles = np.asarray(head.angles(x))[np.arange(BATCH), labels].mean()
+    head(x, labels, training=True)
+    assert float(head.target_angle) == pytest.approx(0.99 * math.pi / 2 + 0.01 * angles, abs=1e-6)

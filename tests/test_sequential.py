@@ -1,0 +1,126 @@
+"""The thin Sequential against the Functional form, and through saving."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+import spherekeras as sk
+
+CLASSES = 5
+
+
+def data() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(80, 12)).astype("float32"), rng.integers(0, CLASSES, 80)
+
+
+def heads() -> dict[str, keras.layers.Layer]:
+    return {
+        "ASoftmax": sk.layers.ASoftmax(CLASSES, annealing=(100.0, 0.12, 1.0, 5.0)),
+        "MarginLinear": sk.layers.MarginLinear(CLASSES, scale=16.0),
+    }
+
+
+def compiled(model: keras.Model, **options: object) -> keras.Model:
+    model.compile(
+        keras.optimizers.SGD(0.05, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        **options,
+    )
+    return model
+
+
+def backbone() -> keras.Model:
+    return keras.Sequential(
+        [keras.Input((12,)), keras.layers.Dense(16, "tanh"), keras.layers.Dense(8)]
+    )
+
+
+def losses(model: keras.Model, x: object, y: np.ndarray) -> list[float]:
+    class Note(keras.callbacks.Callback):
+        seen: list[float] = []  # noqa: RUF012
+
+        def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+            self.seen.append(float(logs["loss"]))
+
+    note = Note()
+    note.seen = []
+    model.fit(x, y, batch_size=4, epochs=1, shuffle=False, verbose=0, callbacks=[note])
+    return note.seen
+
+
+@pytest.mark.parametrize("name", heads())
+@pytest.mark.parametrize("jit", [False, True])
+def test_sequential_and_functional_have_the_same_losses(name: str, jit: bool) -> None:
+    x, y = data()
+    image, label = keras.Input((12,)), keras.Input((), dtype="int32")
+    functional = keras.Model([image, label], heads()[name](backbone()(image), label))
+    sequential = sk.Sequential([backbone(), heads()[name]])
+    sequential.set_weights(functional.get_weights())
+    a = losses(compiled(functional, jit_compile=jit), [x, y], y)
+    b = losses(compiled(sequential, jit_compile=jit), x, y)
+    assert len(a) == len(b) == 20
+    np.testing.assert_allclose(a, b, atol=1e-5)
+    np.testing.assert_allclose(
+        functional.evaluate([x, y], y, verbose=0), sequential.evaluate(x, y, verbose=0), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", heads())
+def test_saved_model_gives_the_same_outputs_and_goes_on(name: str, tmp_path: pathlib.Path) -> None:
+    x, y = data()
+    model = compiled(sk.Sequential([backbone(), heads()[name]]))
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert type(again) is sk.Sequential
+    np.testing.assert_allclose(model.predict(x, verbose=0), again.predict(x, verbose=0), atol=1e-6)
+    for one, other in zip(model.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    assert losses(model, x, y) == pytest.approx(losses(again, x, y), abs=1e-6)
+    model.save_weights(tmp_path / "model.weights.h5")
+    fresh = sk.Sequential([backbone(), heads()[name]])
+    fresh.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(model.predict(x, verbose=0), fresh.predict(x, verbose=0))
+
+
+def test_a_saved_functional_model_gives_the_same_outputs(tmp_path: pathlib.Path) -> None:
+    x, y = data()
+    image, label = keras.Input((12,)), keras.Input((), dtype="int32")
+    model = keras.Model([image, label], sk.layers.ASoftmax(CLASSES)(backbone()(image), label))
+    compiled(model).fit([x, y], y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        model.predict([x, y], verbose=0), again.predict([x, y], verbose=0), atol=1e-6
+    )
+
+
+def test_prediction_is_margin_free_and_training_pulls_embeddings_to_their_class() -> None:
+    rng = np.random.default_rng(1)
+    centres = rng.normal(size=(CLASSES, 12))
+    y = np.tile(np.arange(CLASSES), 40)
+    x = (centres[y] + 0.3 * rng.normal(size=(len(y), 12))).astype("float32")
+    model = compiled(sk.Sequential([backbone(), heads()["ASoftmax"]]))
+    model.fit(x, y, epochs=30, verbose=0)
+    logits = model.predict(x, verbose=0)
+    embedding = model.layers[0].predict(x, verbose=0)
+    np.testing.assert_allclose(logits, model.layers[-1](embedding), atol=1e-4)
+    assert np.mean(logits.argmax(axis=1) == y) > 0.95
+    assert np.degrees(float(model.layers[-1].target_angle)) < 60
+
+
+def test_a_model_built_without_an_input_shape_trains() -> None:
+    x, y = data()
+    model = compiled(sk.Sequential([keras.layers.Dense(8), sk.layers.ASoftmax(CLASSES)]))
+    assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
+
+
+def test_another_last_layer_is_refused() -> None:
+    x, y = data()
+    model = compiled(sk.Sequential([keras.layers.Dense(CLASSES)]))
+    with pytest.raises(ValueError, match=r"head of `spherekeras.layers` as its last layer"):
+        model.fit(x, y, verbose=0)
