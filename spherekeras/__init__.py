@@ -7,20 +7,6 @@ it is first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
-_SUBMODULES = ("backbones", "data", "evaluation", "export", "layers", "margins", "presets")
-_NAMES = {
-    "FaceEmbedder": "spherekeras.embedder",
-    "NoFaceError": "spherekeras.errors",
-    "Sequential": "spherekeras.sequential",
-    "SphereKerasError": "spherekeras.errors",
-    "list_presets": "spherekeras.presets",
-    "load_preset": "spherekeras.embedder",
-}
-
-__all__ = sorted((*_SUBMODULES, *_NAMES, "__version__"))
-
 if TYPE_CHECKING:
     from spherekeras import backbones, data, evaluation, export, layers, margins, presets
     from spherekeras.embedder import FaceEmbedder, load_preset
@@ -28,12 +14,40 @@ if TYPE_CHECKING:
     from spherekeras.presets import list_presets
     from spherekeras.sequential import Sequential
 
+__version__ = "0.1.0"
+
+__all__ = [
+    "FaceEmbedder",
+    "NoFaceError",
+    "Sequential",
+    "SphereKerasError",
+    "__version__",
+    "backbones",
+    "data",
+    "evaluation",
+    "export",
+    "layers",
+    "list_presets",
+    "load_preset",
+    "margins",
+    "presets",
+]
+
+_HOMES = {
+    "FaceEmbedder": "embedder",
+    "NoFaceError": "errors",
+    "Sequential": "sequential",
+    "SphereKerasError": "errors",
+    "list_presets": "presets",
+    "load_preset": "embedder",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"spherekeras.{_HOMES[name]}"), name)
+    if name in __all__:
         return importlib.import_module(f"spherekeras.{name}")
-    if name in _NAMES:
-        return getattr(importlib.import_module(_NAMES[name]), name)
     raise AttributeError(f"module 'spherekeras' has no attribute '{name}'")
 
 

@@ -238,8 +238,8 @@ def _verify(options: argparse.Namespace) -> int:
         verdict = "same person" if answer.same else "different people"
         rate = f" at FAR {answer.far:g}" if answer.far is not None else ""
         print(
-            f"{verdict}: similarity {answer.similarity:.4f}, threshold {answer.threshold:.4f}{rate} "
-            f"({answer.data})"
+            f"{verdict}: similarity {answer.similarity:.4f}, threshold {answer.threshold:.4f}"
+            f"{rate} ({answer.data})"
         )
     return 0 if answer.same else 1
 

@@ -191,7 +191,7 @@ class FaceEmbedder:
             NoFaceError, ImageError: see `embed`.
         """
         name = name or (str(source) if isinstance(source, (str, os.PathLike)) else "the picture")
-        picture = source if isinstance(source, np.ndarray) else images.read_image(source)
+        picture = source if isinstance(source, np.ndarray) else images.read_image(source, name)
         found = self.detector.detect(picture)
         if not found:
             raise NoFaceError(name)

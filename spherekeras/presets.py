@@ -1,9 +1,9 @@
 """A preset is a folder that cannot lie.
 
 `config.json` holds all that is needed to compute, `metadata.json` all that is known,
-`recipe.toml` what trained it, `model.weights.h5` the weights in float16, `golden.npz` two inputs and
-their embeddings, `README.md` the card, `SHA256SUMS` a checksum over each of the others, checked
-at every load. Two saves of the same weights are byte-identical.
+`recipe.toml` what trained it, `model.weights.h5` the weights in float16, `golden.npz` two inputs
+and their embeddings, `README.md` the card, `SHA256SUMS` a checksum over each of the others,
+checked at every load. Two saves of the same weights are byte-identical.
 """
 
 import dataclasses

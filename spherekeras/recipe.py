@@ -118,7 +118,7 @@ class Recipe:
     head: Head = Head()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     card: Card = Card()
 
     def __post_init__(self) -> None:
@@ -156,6 +156,16 @@ class Recipe:
         _known("training.precision", t.precision, ("float32", "mixed_bfloat16", "mixed_float16"))
         _known("backbone.name", self.backbone.name, ("SphereFaceNet", "MobileFaceNet"))
         _known("head.name", self.head.name, ("ASoftmax", "MarginLinear"))
+        if self.backbone.width not in (96, 112) or self.backbone.height != 112:
+            raise RecipeError(
+                "A template exists for crops of 112x96 and 112x112 (height x width). Received: "
+                f"{self.backbone.height}x{self.backbone.width}. Set backbone.width to 96 or 112."
+            )
+        if (self.backbone.name == "SphereFaceNet") != (self.backbone.depth is not None):
+            raise RecipeError(
+                "`backbone.depth` belongs to SphereFaceNet, which needs it: 4, 10, 20, 36 or 64. "
+                f"Received: name={self.backbone.name!r}, depth={self.backbone.depth}."
+            )
 
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:

@@ -28,6 +28,7 @@ from spherekeras.sequential import Sequential
 
 _CHECKPOINT = "checkpoint.weights.h5"
 _SCALE, _OFFSET = 1 / 128, 127.5
+_TEMPLATES = {96: "sphereface_112x96", 112: "arcface_112x112"}
 
 
 def train(
@@ -94,6 +95,9 @@ def train(
             offset=_OFFSET,
             augmentation=plan.augmentation,
         )
+        log = keras.callbacks.CSVLogger(str(out / "log.csv"), append=done > 0)
+        board = keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False)
+        watch = _Watch(out / _CHECKPOINT)
         model.fit(
             data,
             shuffle=False,
@@ -101,14 +105,10 @@ def train(
             epochs=plan.training.steps // every,
             steps_per_epoch=every,
             verbose=verbose,
-            callbacks=[
-                _Watch(out / _CHECKPOINT),
-                validation,
-                _Checkpoint(out / _CHECKPOINT),
-                keras.callbacks.CSVLogger(str(out / "log.csv"), append=done > 0),
-                keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False),
-            ],
+            callbacks=[watch, validation, _Checkpoint(out / _CHECKPOINT, watch), log, board],
         )
+        if watch.failure:
+            raise TrainingError(watch.failure)
     return _publish(model, plan, text, records, train_positions, validation, out / "preset")
 
 
@@ -232,44 +232,48 @@ class _Watch(keras.callbacks.Callback):
     def __init__(self, checkpoint: pathlib.Path) -> None:
         super().__init__()
         self.checkpoint = checkpoint
+        self.failure = ""
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.first, self.started = int(self.model.optimizer.iterations), time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        if logs and not math.isfinite(float(logs["loss"])):
-            head = self.model.layers[-1]
-            weight = head.annealing_lambda() if isinstance(head, layers.ASoftmax) else 0.0
+        if logs and not math.isfinite(float(logs["loss"])) and not self.failure:
             kept = f"{self.checkpoint} is intact" if self.checkpoint.exists() else "none was kept"
-            raise TrainingError(
+            state = ", ".join(f"{key} {value:.4g}" for key, value in self._head().items())
+            self.failure = (
                 f"The loss is no longer finite at step {int(self.model.optimizer.iterations)} "
-                f"(lambda {weight:.4g}, mean target angle "
-                f"{math.degrees(float(head.target_angle)):.0f} degrees). Lower "
-                "`optimizer.learning_rate`, set `optimizer.clip`, or raise lambda's floor in "
-                f"`head.annealing`. Last checkpoint: {kept}."
+                f"({state}). Lower `optimizer.learning_rate`, set `optimizer.clip`, or raise "
+                f"lambda's floor in `head.annealing`. Last checkpoint: {kept}."
             )
+            self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if logs is None:
             return
         steps = int(self.model.optimizer.iterations) - self.first
-        head = self.model.layers[-1]
-        if isinstance(head, layers.ASoftmax):
-            logs["lambda"] = head.annealing_lambda()
-        logs["target_angle"] = math.degrees(float(head.target_angle))
+        logs.update(self._head())
         logs["steps_per_second"] = steps / (time.perf_counter() - self.started)
+
+    def _head(self) -> dict[str, float]:
+        head = self.model.layers[-1]
+        annealed = isinstance(head, layers.ASoftmax)
+        state = {"lambda": head.annealing_lambda()} if annealed else {}
+        return {**state, "target_angle": math.degrees(float(head.target_angle))}
 
 
 class _Checkpoint(keras.callbacks.Callback):
     """Keeps network, head, optimiser and annealing after every epoch, atomically."""
 
-    def __init__(self, path: pathlib.Path) -> None:
+    def __init__(self, path: pathlib.Path, watch: _Watch) -> None:
         super().__init__()
         self.path = path
+        self.watch = watch
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        with atomic_path(self.path) as temporary:
-            self.model.save_weights(temporary, overwrite=True)
+        if not self.watch.failure:
+            with atomic_path(self.path) as temporary:
+                self.model.save_weights(temporary, overwrite=True)
 
 
 class _Validation(keras.callbacks.Callback):
@@ -284,7 +288,7 @@ class _Validation(keras.callbacks.Callback):
         self.config = preset_config(plan)
         self.backbone = model.layers[0]
         size = (plan.backbone.height, plan.backbone.width)
-        self.crops = _centre(records.crops(positions), size) if self.usable else None
+        self.crops = _centre(records.crops(positions), size) if self.usable else np.zeros(0)
 
     @property
     def usable(self) -> bool:
@@ -294,7 +298,7 @@ class _Validation(keras.callbacks.Callback):
 
     def scores(self, faces: FaceEmbedder) -> tuple[np.ndarray, np.ndarray]:
         """Similarities of the held-out pairs, and which are of one person."""
-        embeddings = faces.embed_crops(self.crops, normalize=True)
+        embeddings = faces.embed_crops(self.crops)
         similarities = np.sum(embeddings[self.first] * embeddings[self.second], axis=1)
         return similarities, self.labels[self.first] == self.labels[self.second]
 
@@ -336,7 +340,7 @@ def preset_config(plan: Recipe) -> PresetConfig:
     return PresetConfig(
         backbone=plan.backbone.name,
         arguments=backbone_arguments(plan.backbone),
-        template="sphereface_112x96" if plan.backbone.width == 96 else "arcface_112x112",
+        template=_TEMPLATES[plan.backbone.width],
         height=plan.backbone.height,
         width=plan.backbone.width,
         scale=_SCALE,

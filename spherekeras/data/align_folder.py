@@ -1,16 +1,16 @@
 """A folder, zip or list of photographs to a folder of aligned crops, resumable."""
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import pathlib
 import sys
 import time
 import zipfile
-from collections import Counter
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -66,7 +66,7 @@ class AlignReport:
 
 @dataclasses.dataclass(frozen=True)
 class _Picture:
-    source: str  # its name, relative, with forward slashes
+    name: str  # relative, with forward slashes
     size: int  # bytes
     read: Callable[[], np.ndarray]
 
@@ -108,19 +108,19 @@ def align_folder(
     detection.check_rule(rule)
     out = pathlib.Path(out)
     with contextlib.ExitStack() as stack:
-        pictures, refused = _list_pictures(source, out, stack)
-        crops = _name_crops([picture.source for picture in pictures])
+        pictures, refused = _list_pictures(source, out.resolve(), stack)
+        crops = _name_crops([picture.name for picture in pictures])
         finder = detection.load_detector(detector) if isinstance(detector, str) else detector
         settings = {"template": template, "detector": finder.name, "rule": rule}
         lines = _read_manifest(out / MANIFEST)
 
         def is_done(picture: _Picture) -> bool:
-            wanted = {"bytes": picture.size, "crop": crops[picture.source], **settings}
-            line = lines.get(picture.source, {})
+            wanted = {"bytes": picture.size, "crop": crops[picture.name], **settings}
+            line = lines.get(picture.name, {})
             return wanted.items() <= line.items() and (out / line["crop"]).is_file()
 
         def work(picture: _Picture) -> dict[str, Any]:
-            return _align_one(picture, crops[picture.source], out, finder, settings)
+            return _align_one(picture, crops[picture.name], out, finder, settings)
 
         waiting = [picture for picture in pictures if not is_done(picture)]
         out.mkdir(parents=True, exist_ok=True)
@@ -137,16 +137,15 @@ def align_folder(
     for failure in refused:
         lines[failure.source] = {"source": failure.source, **settings, "failure": failure.reason}
     names = sorted({*crops, *(failure.source for failure in refused)})
-    _write_manifest(out / MANIFEST, lines, names)
-    failures = tuple(
-        Failure(name, lines[name]["failure"]) for name in names if "failure" in lines[name]
-    )
+    _write_manifest(out, lines, set(names))
     return AlignReport(
         out=out,
-        aligned=sum("crop" in lines[picture.source] for picture in waiting),
+        aligned=sum("crop" in lines[picture.name] for picture in waiting),
         already_done=len(pictures) - len(waiting),
         several_faces=sum(lines[name].get("faces", 0) > 1 for name in names),
-        failures=failures,
+        failures=tuple(
+            Failure(name, lines[name]["failure"]) for name in names if "failure" in lines[name]
+        ),
     )
 
 
@@ -160,30 +159,23 @@ def _align_one(
     """Writes one crop and returns its line of the manifest."""
     import cv2
 
-    line: dict[str, Any] = {"source": picture.source, "bytes": picture.size, **settings}
+    line: dict[str, Any] = {"source": picture.name, "bytes": picture.size, **settings}
     try:
         image = picture.read()
         faces = finder.detect(image)
         if not faces:
             return {**line, "failure": _NO_FACE}
         face = detection.choose_face(faces, image.shape, settings["rule"])
-        # Rounded first, so that the line gives the very crop.
-        landmarks = face.landmarks.round(3)
+        landmarks = face.landmarks.round(3)  # before use: the manifest's numbers give the crop
         pixels = alignment.align(image, landmarks, settings["template"])
     except SphereKerasError as error:
         return {**line, "failure": str(error)}
-    encoded = cv2.imencode(
-        ".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    )[1]
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     with atomic_path(out / crop) as temporary:
         temporary.write_bytes(encoded.tobytes())
-    return {
-        **line,
-        "crop": crop,
-        "landmarks": landmarks.tolist(),
-        "score": round(face.score, 4),
-        "faces": len(faces),
-    }
+    found = {"score": round(face.score, 4), "faces": len(faces)}
+    return {**line, "crop": crop, "landmarks": landmarks.tolist(), **found}
 
 
 def _list_pictures(
@@ -192,21 +184,159 @@ def _list_pictures(
     stack: contextlib.ExitStack,
 ) -> tuple[list[_Picture], list[Failure]]:
     """Returns the pictures sorted by name, and the members of a zip that are refused."""
+    pictures: list[_Picture] = []
     refused: list[Failure] = []
     if not isinstance(source, str | os.PathLike):
         where = "the list"
-        files = sorted({pathlib.Path(path).absolute() for path in source})
-        root = os.path.commonpath([file.parent for file in files]) if files else ""
-        pictures = {file.relative_to(root).as_posix(): _of_file(file, root) for file in files}
-        _refuse_overwriting(files, pictures, out)
+        files = sorted({pathlib.Path(path).resolve() for path in source})
+        if files:
+            root = pathlib.Path(os.path.commonpath([file.parent for file in files]))
+            pictures = _of_files(files, root, out)
     elif (path := pathlib.Path(source)).is_dir():
+        where, root = str(path), path.resolve()
+        files = [file for file in root.rglob("*") if _is_picture(file.relative_to(root))]
+        if out != root:
+            files = [file for file in files if out not in file.parents]
+        pictures = _of_files(files, root, out)
+    elif path.is_file():
         where = str(path)
-        target = out.absolute()
-        files = [
-            file
-            for file in path.absolute().rglob("*")
-            if _is_picture(file.relative_to(path.absolute()))
-            and (target == path.absolute() or target not in file.parents)
-        ]
-        pictures = {}
-        _refuse_overwriting(files, pictures, out)
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(
+                f"{path} is not a zip that can be read ({error}). Expected a folder, a .zip or a "
+                "list of pictures; for one picture give a list of one."
+            ) from None
+        members = {}
+        for member in archive.infolist():
+            name = pathlib.PureWindowsPath(member.filename)  # knows drives and both slashes
+            if name.anchor or ".." in name.parts:
+                refused.append(Failure(member.filename, "its name leads out of the folder"))
+            elif _is_picture(name) and not member.is_dir():
+                members[name.as_posix()] = member
+        pictures = [_of_member(archive, member, name) for name, member in members.items()]
+    else:
+        raise DataError(
+            f"There is no {path}. Expected a folder, a .zip or a list of pictures; check the path."
+        )
+    if not pictures and not refused:
+        raise DataError(
+            f"There are no pictures in {where}. Expected files that end in "
+            f"{', '.join(sorted(_SUFFIXES))}."
+        )
+    return sorted(pictures, key=lambda picture: picture.name), refused
+
+
+def _is_picture(name: pathlib.PurePath) -> bool:
+    """Tells by the name; hidden files and the shadow folder that macOS adds to zips are not."""
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
+    return name.suffix.lower() in _SUFFIXES and not hidden
+
+
+def _of_files(
+    files: Iterable[pathlib.Path], root: pathlib.Path, out: pathlib.Path
+) -> list[_Picture]:
+    pictures = {file.relative_to(root).as_posix(): file for file in files}
+    targets = {out / crop for crop in _name_crops(pictures).values()}
+    if out == root or not targets.isdisjoint(pictures.values()):
+        raise DataError(
+            f"The crops would be written among the photographs in {out}. Expected `out` to be a "
+            f"folder of its own, such as {root.with_name(root.name + '-aligned')}."
+        )
+
+    def read(name: str) -> Callable[[], np.ndarray]:
+        return lambda: images.read_image(pictures[name], name)
+
+    return [
+        _Picture(name, file.stat().st_size if file.is_file() else 0, read(name))
+        for name, file in pictures.items()
+    ]
+
+
+def _of_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> _Picture:
+    def read() -> np.ndarray:
+        if member.file_size > _MAX_BYTES:
+            raise ImageError(f"{name} unpacks to {member.file_size} bytes. Make it smaller first.")
+        try:
+            data = archive.read(member)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            raise ImageError(f"{name} is damaged in the zip ({error}). Pack it again.") from None
+        except RuntimeError:  # what `zipfile` raises for a password
+            raise ImageError(f"{name} is encrypted. Unpack the zip with its password.") from None
+        return images.read_image(data, name)
+
+    return _Picture(name, member.file_size, read)
+
+
+def _name_crops(names: Iterable[str]) -> dict[str, str]:
+    """Returns the path of each picture's crop, no two alike even where case is ignored."""
+    plain = {name: pathlib.PurePosixPath(name).with_suffix(".jpg").as_posix() for name in names}
+    uses = collections.Counter(crop.lower() for crop in plain.values())
+    return {
+        name: crop if uses[crop.lower()] == 1 else f"{name}.jpg" for name, crop in plain.items()
+    }
+
+
+def _read_manifest(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Returns the lines by source; a line that an interruption cut is as if never written."""
+    lines = {}
+    for text in path.read_text("utf-8").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            line = json.loads(text)
+            lines[line["source"]] = line
+    return lines
+
+
+def _write_manifest(
+    out: pathlib.Path, lines: Mapping[str, Mapping[str, Any]], names: set[str]
+) -> None:
+    """Writes the lines of these pictures, and of earlier ones whose crops are still there."""
+    taken = {lines[name].get("crop") for name in names}
+    with atomic_path(out / MANIFEST) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for name, line in sorted(lines.items()):
+            crop = line.get("crop")
+            if name in names or (crop and crop not in taken and (out / crop).is_file()):
+                file.write(json.dumps(line) + "\n")
+
+
+def _in_order(
+    work: Callable[[_Picture], dict[str, Any]], pictures: list[_Picture], threads: bool
+) -> Iterator[dict[str, Any]]:
+    """Yields results in the order of the pictures, a few ahead where threads may be used."""
+    count = os.cpu_count() or 1
+    if not threads or count == 1:
+        yield from map(work, pictures)
+        return
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        ahead: collections.deque[concurrent.futures.Future[dict[str, Any]]] = collections.deque()
+        for picture in pictures:
+            ahead.append(pool.submit(work, picture))
+            if len(ahead) >= 4 * count:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """Yields a function to call after each picture; it writes to a terminal twice a second."""
+    start = shown = time.monotonic()
+    done = 0
+    terminal = sys.stderr.isatty()
+
+    def tick() -> None:
+        nonlocal done, shown
+        done += 1
+        now = time.monotonic()
+        if terminal and (now - shown > 0.5 or done == total):
+            shown = now
+            rate = done / max(now - start, 1e-9)
+            minutes, seconds = divmod(round((total - done) / rate), 60)
+            text = f"{done}/{total} pictures, {rate:.1f}/s, {minutes}:{seconds:02} left"
+            print(f"\r{text:<60}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield tick
+    finally:
+        if terminal and done:
+            print(file=sys.stderr)

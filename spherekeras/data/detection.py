@@ -28,7 +28,7 @@ _VIEWS = (
     (2.0, 1.2, 0.97, False),
     (0.0, 0.0, 0.90, True),
 )
-_log_level = threading.Lock()
+_log_level = threading.RLock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ class MtcnnDetector:
         except ImportError as error:
             raise DataError(
                 f"The detector 'mtcnn' needs the package `{error.name}`. Install it: "
-                "`pip install \"spherekeras[mtcnn]\"`; or name a YuNet model file."
+                '`pip install "spherekeras[mtcnn]"`; or name a YuNet model file.'
             ) from error
         self._network = mtcnn.MTCNN()
 
@@ -201,14 +201,10 @@ class YuNetDetector:
         import cv2
 
         if not hasattr(self._local, "network"):
-            with _log_level:
-                level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-                try:
-                    self._local.network = cv2.FaceDetectorYN.create(
-                        str(self._model), "", (side, side), 0.6, 0.3, 500
-                    )
-                finally:
-                    cv2.utils.logging.setLogLevel(level)
+            with _quiet_opencv():
+                self._local.network = cv2.FaceDetectorYN.create(
+                    str(self._model), "", (side, side), 0.6, 0.3, 500
+                )
         self._local.network.setInputSize((side, side))
         return self._local.network
 
@@ -217,7 +213,8 @@ class YuNetDetector:
         import cv2
 
         try:
-            self._network(side).detect(np.zeros((side, side, 3), np.uint8))
+            with _quiet_opencv():
+                self._network(side).detect(np.zeros((side, side, 3), np.uint8))
         except cv2.error:
             return False
         return True
@@ -255,6 +252,19 @@ def load_detector(name: str = "auto", model: str | os.PathLike[str] | None = Non
 RULES = ("central-largest", "largest", "central", "best")
 
 
+def check_rule(rule: str) -> None:
+    """Refuses a rule that `choose_face` does not know.
+
+    Raises:
+        DataError: unknown rule; the nearest is suggested.
+    """
+    if rule not in RULES:
+        near = difflib.get_close_matches(rule, RULES, n=1, cutoff=0.0)[0]
+        raise DataError(
+            f"There is no rule {rule!r}. Did you mean {near!r}? Known: {', '.join(RULES)}."
+        )
+
+
 def choose_face(
     faces: Sequence[Face], image_shape: Sequence[int], rule: str = "central-largest"
 ) -> Face:
@@ -285,11 +295,7 @@ def choose_face(
     >>> choose_face([small, large], (220, 220, 3)) is large
     True
     """
-    if rule not in RULES:
-        near = difflib.get_close_matches(rule, RULES, n=1, cutoff=0.0)[0]
-        raise DataError(
-            f"There is no rule {rule!r}. Did you mean {near!r}? Known: {', '.join(RULES)}."
-        )
+    check_rule(rule)
     if not faces:
         raise DataError("`choose_face` expects at least one face. Received: none.")
 
@@ -341,6 +347,19 @@ def _resized(image: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.nda
     size = np.maximum(np.rint(np.array([width, height]) * factor), 1).astype(int)
     mode = cv2.INTER_AREA if factor < 1.0 else cv2.INTER_LINEAR
     return cv2.resize(image, tuple(size.tolist()), interpolation=mode), [width, height] / size
+
+
+@contextlib.contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Keeps OpenCV's log off standard error; one thread at a time, its level is global."""
+    from cv2.utils import logging
+
+    with _log_level:
+        level = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+        try:
+            yield
+        finally:
+            logging.setLogLevel(level)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -27,46 +27,16 @@ Colour = np.ndarray
 _SUPERSAMPLE = 2
 _PICTURES_A_SEED = 1_000_000
 
-_SKIN = np.array(
-    [
-        (250, 218, 198),
-        (243, 204, 176),
-        (236, 190, 155),
-        (216, 163, 124),
-        (187, 131, 94),
-        (150, 100, 70),
-        (116, 75, 54),
-        (90, 58, 44),
-    ],
-    float,
-)
-_HAIR = np.array(
-    [
-        (30, 26, 28),
-        (54, 38, 32),
-        (88, 58, 40),
-        (122, 74, 46),
-        (142, 66, 38),
-        (194, 104, 54),
-        (164, 126, 80),
-        (216, 180, 116),
-        (236, 216, 172),
-        (150, 148, 148),
-        (222, 220, 216),
-    ],
-    float,
-)
-_IRIS = np.array(
-    [
-        (62, 38, 24),
-        (104, 66, 38),
-        (132, 102, 56),
-        (98, 126, 84),
-        (84, 128, 176),
-        (128, 144, 154),
-    ],
-    float,
-)
+
+def _colours(table: str) -> np.ndarray:
+    return np.array([list(bytes.fromhex(colour)) for colour in table.split()], float)
+
+
+_SKIN = _colours("fadac6 f3ccb0 ecbe9b d8a37c bb835e 966446 744b36 5a3a2c")
+_HAIR = _colours("1e1a1c 362620 583a28 7a4a2e 8e4226 c26836 a47e50 d8b474 ecd8ac 969494 dedcd8")
+_IRIS = _colours("3e2618 684226 846638 627e54 5480b0 80909a")
+_LIPSTICK = _colours("be1e32 961e46 cd505a")
+_FRAMES = _colours("1e1c20 603c22 781e28 96969c")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +141,7 @@ def _mix(a: Colour, b: Colour | tuple[int, int, int], share: float) -> Colour:
 def _anatomy(identity: int) -> _Anatomy:
     rng = np.random.default_rng([0xFACE, identity])
     u = rng.uniform
-    male = rng.random() < 0.5
+    masculine = rng.random() < 0.5
     age = rng.random() ** 1.5
     tone = rng.random() ** 1.15 * 6.6
     low = int(tone)
@@ -184,20 +154,19 @@ def _anatomy(identity: int) -> _Anatomy:
     hair = _HAIR[rng.choice(len(_HAIR), p=hues / hues.sum())] * u(0.85, 1.1) * u(0.97, 1.03, 3)
     styles = (
         ["bald", "buzz", "short", "short", "swept", "swept", "spiky", "curly", "receding", "long"]
-        if male
+        if masculine
         else ["bob", "bob", "curtain", "curtain", "long", "long", "bun", "swept", "afro", "curly"]
     )
-    if male and age < 0.35:
+    if masculine and age < 0.35:
         styles = styles[1:8]
     iris_odds = np.array([3, 3, 1.5, 1, 2, 1.0])
     if tone > 3:
         iris_odds[2:] *= 0.1
     lip = _mix(skin, (176, 66, 72), u(0.25, 0.5))
-    if not male and rng.random() < 0.35:
-        lip = _mix(lip, [(190, 30, 50), (150, 30, 70), (205, 80, 90)][rng.integers(3)], 0.6)
+    if not masculine and rng.random() < 0.35:
+        lip = _mix(lip, _LIPSTICK[rng.integers(3)], 0.6)
     spots = int(rng.integers(25, 60)) if tone < 2.2 and rng.random() < 0.25 else 0
     beards = ["none", "none", "stubble", "moustache", "goatee", "full"]
-    masculine = 1.0 if male else 0.0
     return _Anatomy(
         width=u(1.02, 1.2),
         forehead=u(0.86, 0.98),
@@ -209,7 +178,9 @@ def _anatomy(identity: int) -> _Anatomy:
         skin=skin,
         blush=u(0, 1),
         age=age,
-        freckles=np.stack([rng.normal(0, 0.4, spots).clip(-0.8, 0.8), rng.normal(0.45, 0.16, spots)], 1),
+        freckles=np.stack(
+            [rng.normal(0, 0.4, spots).clip(-0.8, 0.8), rng.normal(0.45, 0.16, spots)], 1
+        ),
         moles=np.stack([u(-0.75, 0.75, 3), u(0.3, 1.5, 3)], 1)[: max(0, rng.integers(-4, 3))],
         hair=np.clip(hair, 12, 250),
         style=str(rng.choice(styles)),
@@ -230,7 +201,7 @@ def _anatomy(identity: int) -> _Anatomy:
         lash=u(0.2, 0.5) + 0.5 * (1 - masculine),
         brow_height=u(0.32, 0.44) - 0.04 * masculine,
         brow_thickness=u(0.035, 0.075) + 0.03 * masculine,
-        brow_angle=u(-0.045, 0.03),
+        brow_angle=u(-0.06, 0.01),
         brow_arch=u(0.01, 0.09),
         brow=_mix(hair * 0.75, (40, 28, 24), u(0.1, 0.5)),
         nose=u(0.54, 0.7),
@@ -244,20 +215,18 @@ def _anatomy(identity: int) -> _Anatomy:
         lip=lip,
         ear=u(0.8, 1.15),
         glasses=str(rng.choice(["none", "none", "none", "none", "round", "square"])),
-        frame=np.array([(30, 28, 32), (96, 60, 34), (120, 30, 40), (150, 150, 156)], float)[
-            rng.integers(4)
-        ],
-        beard=str(rng.choice(beards)) if male and age > 0.15 else "none",
+        frame=_FRAMES[rng.integers(4)],
+        beard=str(rng.choice(beards)) if masculine and age > 0.15 else "none",
     )
 
 
 def _shot(identity: int, picture: int) -> _Shot:
     rng = np.random.default_rng([0x5407, identity, picture])
     u = rng.uniform
-    light = np.array([u(-0.85, 0.85), u(-0.75, 0.05), u(0.55, 0.9)])
+    light = np.array([u(-0.6, 0.6), u(-0.65, 0.0), u(0.6, 0.9)])
     base = u(50, 215) + u(-28, 28, 3)
     return _Shot(
-        yaw=float(np.clip(rng.normal(0, 0.2), -0.5, 0.5)),
+        yaw=float(np.clip(rng.normal(0, 0.17), -0.45, 0.45)),
         pitch=float(np.clip(rng.normal(0, 0.11), -0.28, 0.28)),
         roll=float(np.clip(rng.normal(0, 0.09), -0.3, 0.3)),
         scale=u(0.195, 0.24),
@@ -269,7 +238,7 @@ def _shot(identity: int, picture: int) -> _Shot:
         blink=1.0 if rng.random() < 0.05 else float(u(0, 0.3)),
         gaze=np.array([rng.normal(0, 0.035), rng.normal(0, 0.015)]).clip(-0.07, 0.07),
         light=light / np.linalg.norm(light),
-        ambient=u(0.42, 0.7),
+        ambient=u(0.48, 0.75),
         exposure=u(0.85, 1.12),
         cast=1 + rng.normal(0, 0.03, 3),
         blur=float(u(0, 0.75)),
@@ -444,7 +413,9 @@ class _Canvas:
         thick = max(1, round(width * self.unit))
         cv2.polylines(self.image, fixed, False, self.ink(colour), thick, cv2.LINE_AA, 4)
 
-    def window(self, pixels: Points, margin: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def window(
+        self, pixels: Points, margin: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A view of the picture around a polygon, the polygon's mask in it, and its corner."""
         fixed = self.fixed(pixels)
         height, width = self.image.shape[:2]
@@ -513,7 +484,7 @@ def _draw_body(canvas: _Canvas, head: _Head, who: _Anatomy, shot: _Shot) -> None
     jaw = _hull(head.project(head.shell(0, np.pi, 0.3, 9)))
     jaw += np.array([-0.15 * shot.light[0], 0.28]) * head.scale
     cv2.fillPoly(shadow, [canvas.fixed(jaw) - corner], 255, cv2.LINE_AA, 4)
-    shadow = np.minimum(mask, cv2.GaussianBlur(shadow, (0, 0), 0.1 * canvas.unit))
+    shadow = np.minimum(mask, cv2.blur(shadow, (max(1, round(0.2 * canvas.unit)),) * 2))
     canvas.merge(region, shadow, 0.55, who.skin * (0.62, 0.5, 0.46))
     collar = _curve([(0.0, 0.95), (0.35, 0.8), (half + 0.1, 0.42)], closed=False)
     shoulder = [(half + 0.1, 0.42), (half + 0.6, 0.66), (2.0, 0.95), (2.5, 1.6)]
@@ -530,7 +501,7 @@ def _draw_scalp(canvas: _Canvas, head: _Head, who: _Anatomy) -> Points:
     loose = who.style in _LOOSE
     if who.style == "bun":
         bun = head.project(np.array([(0.0, -who.crown - 0.25, -0.4)]))[0]
-        canvas.fill(_ellipse(*bun, 0.45 * head.scale, 0.4 * head.scale), who.hair * 0.9)
+        canvas.fill(_ellipse(bun[0], bun[1], 0.45 * head.scale, 0.4 * head.scale), who.hair * 0.9)
     if who.style != "bald":
         top = -0.75 if who.style == "receding" else -9
         low = {"afro": 0.2, "curly": -0.1}.get(who.style, 0.5 if loose else 0.12)
@@ -540,6 +511,7 @@ def _draw_scalp(canvas: _Canvas, head: _Head, who: _Anatomy) -> Points:
     random = who.strands
     if who.style in ("curly", "afro"):
         angle, level = 2 * np.pi * random[:, 0], -who.crown + (low + who.crown) * random[:, 1]
+        angle[:4], level[:4] = (0, np.pi, 0.5, np.pi - 0.5), low  # round off the corners
         curls = head.project(head.at(angle, level, grow - 0.03))
         for (x, y), (_, _, r, tone) in zip(curls, random, strict=True):
             r = (0.1 + 0.1 * r) * head.scale
@@ -700,7 +672,7 @@ def _draw_eyes(canvas: _Canvas, head: _Head, who: _Anatomy, shot: _Shot) -> None
             x, y = shot.gaze * (side, 1)
             for scale, colour in ((1.0, 0.5 * who.iris), (0.86, who.iris), (0.45, who.iris * 0.1)):
                 canvas.fill(see(_ellipse(x, y, r * scale, r * scale)), colour)
-            shadow = np.concatenate([upper, upper[::-1] + (0, 0.06)])
+            shadow = np.concatenate([upper, upper[::-1] + np.array([0, 0.06])])
             canvas.blend(see(shadow), 0.4, np.array([60.0, 45, 45]))
             x += side * math.copysign(0.045, shot.light[0])
             canvas.fill(see(_ellipse(x, y - 0.045, 0.03, 0.03)), np.full(3, 250.0))
@@ -713,7 +685,7 @@ def _draw_eyes(canvas: _Canvas, head: _Head, who: _Anatomy, shot: _Shot) -> None
         crease = upper[3:-1] - (0, 0.05 + 0.03 * wide_open)
         lines = [see(crease), see(lower)]
         if who.age > 0.5:
-            lines.append(see(lower[2:-2] + (0, 0.09)))
+            lines.append(see(lower[2:-2] + np.array([0, 0.09])))
         canvas.line(lines, who.skin * (0.74, 0.64, 0.6), 0.016)
         over = [(-0.31, slant), (0.0, -0.6 * arch), (0.2, -arch), (0.38, 0.05 - 0.5 * slant)]
         under = [(0.38, 0.06 - 0.5 * slant), (0.2, 0.8 * thick - arch)]
@@ -727,9 +699,14 @@ def _draw_fringe(canvas: _Canvas, head: _Head, who: _Anatomy) -> None:
     line, w, lift = who.hairline, who.width, 0.06
     tone = who.hair * 1.05
     if who.style == "swept":
-        lock = [(-0.6 * w, line - 0.3), (-0.45, line + 0.02), (0.1, line + 0.22)]
-        lock += [(0.7 * w, line + 0.5), (0.93 * w, line + 0.75), (0.9 * w, line), (0.4, line - 0.4)]
-        canvas.fill(head.see(_curve(np.array(lock) * (who.side, 1)), lift), tone)
+        sweep = [(-0.6 * w, line - 0.3), (-0.45, line + 0.02), (0.1, line + 0.22)]
+        sweep += [
+            (0.7 * w, line + 0.5),
+            (0.93 * w, line + 0.75),
+            (0.9 * w, line),
+            (0.4, line - 0.4),
+        ]
+        canvas.fill(head.see(_curve(np.array(sweep) * (who.side, 1)), lift), tone)
     elif who.style in ("spiky", "short", "curly"):
         depth = {"spiky": 0.13, "short": 0.05, "curly": 0.09}[who.style]
         x = np.linspace(0, 0.85 * w, 9)
@@ -750,9 +727,8 @@ def _draw_fringe(canvas: _Canvas, head: _Head, who: _Anatomy) -> None:
         part = 0.0 if who.style == "curtain" else 0.28 * who.side
         end = min(who.length, 1.9)
         for side in (-1.0, 1.0):
-            inner = [(0.02, line - 0.3), (0.45 * w, line + 0.12), (0.8 * w, -0.45), (0.94 * w, 0.3)]
-            inner = np.array([*inner, (0.92 * w, 0.75 * end), (1.04 * w, end)])
-            inner[0, 0] += part * side
+            inner = [(0.02 + part * side, line - 0.3), (0.45 * w, line + 0.12), (0.8 * w, -0.45)]
+            inner += [(0.94 * w, 0.3), (0.92 * w, 0.75 * end), (1.04 * w, end)]
             edge = head.on(_curve(inner, closed=False) * (side, 1), lift)
             edge[-10:, 2] = np.linspace(edge[-10, 2], 0.2, 10)
             wide = w + _grow(who)
@@ -830,7 +806,7 @@ def _relief(
         level = np.full(shape, 100, np.uint8)
         for pixels, value in parts:
             cv2.fillPoly(level, [np.rint(pixels * 8 - 4).astype(np.int32)], value, cv2.LINE_AA, 4)
-        total += cv2.GaussianBlur(level, (0, 0), softness * unit) * np.float32(height)
+        total += cv2.GaussianBlur(level.astype(np.float32), (0, 0), softness * unit) * height
     return total
 
 
@@ -844,9 +820,10 @@ def _photograph(
     relief = _relief(head, who, shot, face, shape)
     slope_x, slope_y = (cv2.Sobel(relief, cv2.CV_32F, *d, scale=unit / 8) for d in ((1, 0), (0, 1)))
 
-    def mask(pixels: Points, value: int, softness: float) -> np.ndarray:
+    def mask(softness: float, *outlines: Points) -> np.ndarray:
         image = np.zeros(shape, np.uint8)
-        cv2.fillPoly(image, [np.rint(pixels * 8 - 4).astype(np.int32)], value, cv2.LINE_AA, 4)
+        fixed = [np.rint(pixels * 8 - 4).astype(np.int32) for pixels in outlines]
+        cv2.fillPoly(image, fixed, 255, cv2.LINE_AA, 4)
         return cv2.GaussianBlur(image, (0, 0), softness * unit) * np.float32(1 / 255)
 
     # Normals of an egg around the head, bent by the slopes of the relief.
@@ -870,37 +847,105 @@ def _photograph(
     gloss *= gloss
     gloss *= gloss
     gloss *= gloss
-    near = mask(face, 255, 0.05)
-    on_head = np.maximum(near, mask(outline, 255, 0.05))
+    near = mask(0.05, face)
+    on_head = np.maximum(near, mask(0.05, outline))
     shade = (shot.ambient + (1 - shot.ambient) * 1.3 * lambert) * (
-        1 - 0.25 * near * (1 - mask(face, 255, 0.2))
+        1 - 0.25 * near * (1 - mask(0.2, face))
     )
     shade = 1 + (shade - 1) * on_head
-    cheeks = [_ellipse(side * 0.62, 0.6, 0.24, 0.19) for side in (-1, 1)]
-    flush = (mask(head.see(cheeks[0]), 255, 0.1) + mask(head.see(cheeks[1]), 255, 0.1)) * who.blush
+    cheeks = [head.see(_ellipse(side * 0.62, 0.6, 0.24, 0.19)) for side in (-1, 1)]
+    flush = mask(0.1, *cheeks) * who.blush
     light = np.empty((*shape, 4), np.float32)
     for channel, (warmth, blush) in enumerate(((0.9, 0.0), (1.0, 0.14), (1.06, 0.1))):
-        gain = shot.exposure * shot.cast[channel]
+        gain = shot.exposure * float(shot.cast[channel])
         light[..., channel] = (gain + (gain * warmth) * (shade - 1)) * (1 - blush * flush)
     light[..., 3] = gloss * gloss * gloss * on_head * 20
     light = cv2.resize(light, (width, height))
-    image = cv2.resize(canvas.image, (width, height), interpolation=cv2.INTER_AREA) * light[..., :3]
+    image: np.ndarray = cv2.resize(canvas.image, (width, height), interpolation=cv2.INTER_AREA)
+    image = image * light[..., :3]
     image += light[..., 3:]
     if shot.blur > 0.3:
         image = cv2.GaussianBlur(image, (0, 0), shot.blur * min(height, width) / 160)
-    grain = np.random.default_rng(shot.grain).standard_normal(image.shape, np.float32)
+    grain = np.random.default_rng(shot.grain).standard_normal((height, width, 1), np.float32)
     image += grain * np.float32(shot.noise)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    return np.rint(np.clip(image, 0, 255)).astype(np.uint8)
 
 
 def _number(name: str, value: object) -> int:
-    return operator.index(value)
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if number < 0 or isinstance(value, bool):
+        raise DataError(
+            f"`{name}` expects an integer from 0 up. Received: {value!r}. For example `{name}=0`."
+        )
+    return number
+
+
+def _numbers(identities: Iterable[int]) -> list[int]:
+    if isinstance(identities, str) or not isinstance(identities, Iterable):
+        raise DataError(
+            "`identities` expects a sequence of integers. "
+            f"Received: {identities!r}. For the first ten people pass `range(10)`."
+        )
+    numbers = [_number("identity", identity) for identity in identities]
+    if not numbers:
+        raise DataError(
+            "`identities` expects at least one identity. Received: none. "
+            "For the first ten people pass `range(10)`."
+        )
+    return numbers
+
+
+def _faces(
+    identities: list[int], pictures_each: int, size: tuple[int, int], seed: int
+) -> Iterator[DrawnFace]:
+    """The pictures one after the other; another seed takes other pictures of the same people."""
+    count, first = _number("pictures_each", pictures_each), _number("seed", seed)
+    if not 1 <= count <= _PICTURES_A_SEED:
+        raise DataError(
+            f"`pictures_each` expects an integer in [1, {_PICTURES_A_SEED}]. "
+            f"Received: {count}. For example `pictures_each=4`."
+        )
+    for identity in identities:
+        for picture in range(count):
+            yield draw_face(identity, first * _PICTURES_A_SEED + picture, size)
 
 
 def draw_face(identity: int, picture: int = 0, size: tuple[int, int] = (160, 160)) -> DrawnFace:
-    identity = _number("identity", identity)
-    picture = _number("picture", picture)
-    height, width = size
+    """Draws one picture of one person.
+
+    The same numbers give the same picture at every call, whatever the state of NumPy's global
+    generator. About 6 ms on one core at 160 x 160.
+
+    Args:
+        identity: any integer from 0 up: who.
+        picture: any integer from 0 up: which photograph of that person.
+        size: height and width in pixels, each at least 32.
+
+    Returns:
+        A `DrawnFace`.
+
+    Raises:
+        DataError: a number is negative or no integer, or the size is too small.
+
+    Example:
+
+    >>> face = draw_face(identity=7, picture=2)
+    >>> face.image.shape, face.landmarks.shape
+    ((160, 160, 3), (5, 2))
+    """
+    identity, picture = _number("identity", identity), _number("picture", picture)
+    try:
+        height, width = (_number("size", side) for side in size)
+    except (TypeError, ValueError):  # DataError is a ValueError
+        height = width = 0
+    if min(height, width) < 32:
+        raise DataError(
+            "`size` expects (height, width) in pixels, each an integer of at least 32. "
+            f"Received: {size!r}. For example `size=(160, 160)`."
+        )
     who, shot = _anatomy(identity), _shot(identity, picture)
     head = _Head(who, shot, (height, width))
     canvas = _Canvas(shot.backdrop, (height, width), head.scale)
@@ -917,3 +962,74 @@ def draw_face(identity: int, picture: int = 0, size: tuple[int, int] = (160, 160
     eyes = head.see(np.array([(-who.eye_gap, 0.0), (who.eye_gap, 0.0)]))
     tip = head.see(np.array([(0.0, who.nose)]), who.nose_lift)
     return DrawnFace(image, np.concatenate([eyes, tip, corners]), identity)
+
+
+def draw_faces(
+    identities: Iterable[int],
+    pictures_each: int,
+    size: tuple[int, int] = (160, 160),
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws several pictures of several people.
+
+    Args:
+        identities: who, as integers from 0 up, for example `range(10)`.
+        pictures_each: how many pictures of each person.
+        size: height and width in pixels.
+        seed: another seed gives other pictures of the same people.
+
+    Returns:
+        `(images, landmarks, labels)`: uint8 `(n, height, width, 3)`, float64 `(n, 5, 2)` and int32
+        `(n,)`. A label is the place of the person in `identities`, so that labels count from 0.
+
+    Raises:
+        DataError: no identity, or a number out of its range.
+
+    Example:
+
+    >>> images, landmarks, labels = draw_faces([3, 14], pictures_each=2, size=(64, 64))
+    >>> images.shape, labels.tolist()
+    ((4, 64, 64, 3), [0, 0, 1, 1])
+    """
+    people = _numbers(identities)
+    faces = list(_faces(people, pictures_each, size, seed))
+    labels = np.repeat(np.arange(len(people), dtype=np.int32), pictures_each)
+    return np.stack([f.image for f in faces]), np.stack([f.landmarks for f in faces]), labels
+
+
+def drawn_crops(
+    identities: Iterable[int],
+    pictures_each: int,
+    template: str = "sphereface_112x96",
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws faces and aligns them by their exact landmarks: a data set in one call.
+
+    Args:
+        identities: who, as integers from 0 up, for example `range(10)`.
+        pictures_each: how many crops of each person.
+        template: the name of the crop's template.
+        seed: another seed gives other pictures of the same people.
+
+    Returns:
+        `(crops, labels)`: uint8 `(n, 112, 96, 3)` for the default template, and int32 `(n,)`, the
+        place of the person in `identities`.
+
+    Raises:
+        DataError: no identity, a number out of its range, or an unknown template.
+
+    Example:
+
+    >>> crops, labels = drawn_crops(range(2), pictures_each=3)
+    >>> crops.shape, labels.tolist()
+    ((6, 112, 96, 3), [0, 0, 0, 1, 1, 1])
+    """
+    from spherekeras.data import alignment
+
+    people = _numbers(identities)
+    crops = [
+        alignment.align(face.image, face.landmarks, template)
+        for face in _faces(people, pictures_each, (160, 160), seed)
+    ]
+    labels = np.repeat(np.arange(len(people), dtype=np.int32), pictures_each)
+    return np.stack(crops), labels

@@ -1,7 +1,7 @@
 """The graph that an exported file holds: RGB pixels in, unit-length embedding out.
 
-A backbone alone leaves channel order, scaling and normalisation to the program that runs the
-file, and each is a silent loss of accuracy when it is wrong. So all three go inside.
+A backbone alone leaves channel order, scaling, mirroring and normalisation to the program that
+runs the file, and each is a silent loss of accuracy when it is wrong. So all of them go inside.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ def serving_model(backbone: "keras.Model", config: Any) -> "keras.Model":
 
     Args:
         backbone: from scaled crops `(n, height, width, 3)` to embeddings `(n, dim)`, float32.
-        config: names `height`, `width`, `scale`, `offset` and `channel_order`.
+        config: a `PresetConfig`; its mirror rule goes into the graph as well.
 
     Returns:
         A model from `(n, height, width, 3)` float32 in 0..255 to `(n, dim)` float32.
@@ -84,8 +84,13 @@ def serving_model(backbone: "keras.Model", config: Any) -> "keras.Model":
     bias = np.full(3, -config.offset * config.scale, "float32")
     preprocessing = keras.layers.Conv2D(3, 1, dtype="float32", name="preprocessing")
     image = keras.Input((config.height, config.width, 3), dtype="float32", name="image")
-    embedding = backbone(preprocessing(image))
+    crop = preprocessing(image)
     preprocessing.set_weights([kernel, bias])
+    embedding = backbone(crop)
+    if config.mirror == "sum":
+        embedding = embedding + backbone(ops.flip(crop, axis=2))
+    elif config.mirror == "concat":
+        embedding = ops.concatenate([embedding, backbone(ops.flip(crop, axis=2))], axis=-1)
     squared = ops.sum(ops.square(embedding), axis=-1, keepdims=True)
     embedding = embedding * ops.rsqrt(ops.maximum(squared, 1e-12))
     return keras.Model(image, embedding, name="serving")
@@ -136,10 +141,16 @@ def served(preset_or_model: Any) -> Served:
     def reference(pixels: np.ndarray) -> np.ndarray:
         crops = (pixels[..., _CHANNELS[config.channel_order]] - config.offset) * config.scale
         raw = np.asarray(backbone(crops.astype("float32"), training=False), "float64")
+        if config.mirror != "none":
+            turned = crops[:, :, ::-1].astype("float32")
+            turned = np.asarray(backbone(turned, training=False), "float64")
+            raw = raw + turned if config.mirror == "sum" else np.concatenate([raw, turned], axis=1)
         return raw / np.maximum(np.linalg.norm(raw, axis=-1, keepdims=True), 1e-6)
 
     model = serving_model(backbone, config)
-    return Served(model, reference, input_name="image", output_name="embedding", low=0.0, high=255.0)
+    return Served(
+        model, reference, input_name="image", output_name="embedding", low=0.0, high=255.0
+    )
 
 
 def _float32(model: "keras.Model") -> "keras.Model":
@@ -190,8 +201,10 @@ def need(*packages: str) -> None:
     """Raises `ExportError` with the install line if one of the packages is missing."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        names = " ".join(name.replace("_", "-") for name in missing)
-        raise ExportError(f"This export needs packages that are not installed: pip install {names}")
+        raise ExportError(
+            f"This export needs {', '.join(packages)}. Missing: {', '.join(missing)}. "
+            'Run `pip install "spherekeras[export]"`.'
+        )
 
 
 @contextlib.contextmanager

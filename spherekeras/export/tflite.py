@@ -96,9 +96,7 @@ def _convert(subject: Served, quantization: str, samples: np.ndarray) -> bytes:
             return converter.convert()
         # The one public way to leave an operator out of the quantisation.
         converter.representative_dataset = calibration
-        options = tf.lite.experimental.QuantizationDebugOptions(
-            denylisted_ops=["L2_NORMALIZATION"]
-        )
+        options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=["L2_NORMALIZATION"])
         selective = tf.lite.experimental.QuantizationDebugger(
             converter=converter, debug_dataset=calibration, debug_options=options
         )

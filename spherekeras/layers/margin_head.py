@@ -81,7 +81,7 @@ class MarginHead(NormalizedDense):
             return cosines * scale
         labels = self._check_labels(labels)
         inside = ops.logical_and(labels >= 0, labels < self.units)
-        scale = ops.where(inside, scale, math.nan)
+        scale = ops.cast(ops.where(inside, scale, math.nan), cosines.dtype)
         labels = ops.where(inside, labels, 0)
         cosine = ops.take_along_axis(cosines, labels, axis=1)
         target = self.target(cosine, training=bool(training))
@@ -125,7 +125,7 @@ class MarginHead(NormalizedDense):
         if (
             values is not None
             and values.size
-            and not (0 <= values.min() and values.max() < self.units)
+            and not (values.min() >= 0 and values.max() < self.units)
         ):
             raise ValueError(
                 f"`{type(self).__name__}` expects labels in `[0, {self.units})`. Received labels "

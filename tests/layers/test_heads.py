@@ -169,10 +169,10 @@ def test_labels_of_any_integer_width(dtype: str, shape: tuple[int, ...]) -> None
         (
             np.eye(UNITS)[:BATCH],
             r"integer labels of shape `\(batch,\)` in `\[0, units\)`. Received: "
-            r"shape=\(6, 7\), dtype=float64, units=7. For one-hot labels pass `ops.argmax",
+            r"shape=\(6, 7\), dtype=float32, units=7. For one-hot labels pass `ops.argmax",
         ),
         (np.eye(UNITS, dtype=int)[:BATCH], r"shape=\(6, 7\), dtype=int64, units=7"),
-        (np.zeros(BATCH), r"shape=\(6,\), dtype=float64.*labels.astype\('int32'\)"),
+        (np.zeros(BATCH), r"shape=\(6,\), dtype=float32.*labels.astype\('int32'\)"),
         (np.full(BATCH, UNITS), r"labels in `\[0, 7\)`. Received labels from 7 to 7. .*units=8"),
         (np.full(BATCH, -1), r"labels in `\[0, 7\)`. Received labels from -1 to -1"),
     ],

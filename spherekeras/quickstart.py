@@ -1,0 +1,147 @@
+"""The whole road on drawn faces: train, verify, publish, reload, export, look.
+
+It needs no data and no network. Faces of people who are not in training are drawn for the
+verification, so the number it prints is an open-set one.
+"""
+
+import csv
+import os
+import pathlib
+import platform
+import shutil
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from spherekeras import __version__, presets
+from spherekeras.quickstart_page import QuickstartResults, write_page
+
+PEOPLE, PICTURES = 120, 16
+STRANGERS, STRANGER_PICTURES = 40, 8
+_RECIPE = pathlib.Path(__file__).with_name("quickstart.toml")
+
+
+def quickstart(
+    out: str | os.PathLike[str], say: Callable[[str], None] = lambda text: None
+) -> pathlib.Path:
+    """Runs the whole road and returns the page that shows it.
+
+    Args:
+        out: folder for everything written; emptied of an earlier quickstart first.
+        say: called with one sentence a stage.
+
+    Returns:
+        Path of `index.html`.
+    """
+    import keras
+
+    from spherekeras import export
+    from spherekeras.data.drawn_faces import draw_face, drawn_crops
+    from spherekeras.embedder import FaceEmbedder
+    from spherekeras.evaluation import metrics
+    from spherekeras.training import pairs, train
+
+    out, started = pathlib.Path(out), time.monotonic()
+    for name in ("crops", "run", "export"):
+        shutil.rmtree(out / name, ignore_errors=True)
+
+    say(f"Drawing {PEOPLE} people, {PICTURES} pictures each, and {STRANGERS} strangers ...")
+    crops, labels = drawn_crops(range(PEOPLE), PICTURES)
+    _write_crops(out / "crops", crops, labels)
+    strangers, who = drawn_crops(range(PEOPLE, PEOPLE + STRANGERS), STRANGER_PICTURES)
+
+    say("Training a SphereFace network with A-Softmax ...")
+    folder = train(_RECIPE, out / "crops", out / "run")
+
+    say("Loading the preset and verifying people it has never seen ...")
+    faces = FaceEmbedder.from_preset(folder)
+    faces.check_golden()
+    embeddings = faces.embed(strangers)
+    first, second = pairs(who)
+    similarities = np.sum(embeddings[first] * embeddings[second], axis=1)
+    same = who[first] == who[second]
+    balanced = _balanced(same)
+    threshold = faces.threshold(1e-1)["threshold"]
+    accuracy = metrics.accuracy(similarities[balanced], same[balanced], threshold)
+    auc = metrics.auc(similarities, same)
+
+    say("Exporting, and running each file in its own runtime ...")
+    reports = [
+        export.to_tflite(faces, out / "export" / f"{q}.tflite", q)
+        for q in ("float32", "float16", "dynamic")
+    ]
+    reports.append(export.to_onnx(faces, out / "export" / "float32.onnx"))
+
+    with open(out / "run" / "log.csv", newline="") as file:
+        log = list(csv.DictReader(file))
+    results = QuickstartResults(
+        history={k: [float(row[k]) for row in log] for k in ("loss", "lambda", "target_angle")},
+        similarities=similarities,
+        same=same,
+        accuracy=accuracy,
+        auc=auc,
+        sphere_points=_on_a_sphere(embeddings[: 10 * STRANGER_PICTURES]),
+        sphere_labels=who[: 10 * STRANGER_PICTURES],
+        pictures=[draw_face(PEOPLE + i, p).image for i in range(4) for p in range(2)],
+        crops=[strangers[i * STRANGER_PICTURES + p] for i in range(4) for p in range(2)],
+        exports=[_row(report) for report in reports],
+        environment={
+            "spherekeras": __version__,
+            "keras": f"{keras.__version__} on {keras.backend.backend()}",
+            "python": platform.python_version(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "people": f"{PEOPLE} drawn for training, {STRANGERS} others for verification",
+            "threshold": f"{threshold:.4f}, from identities held out from training",
+            "command": "spherekeras quickstart",
+        },
+        cards=[_card(presets.find_preset(name)) for name in presets.list_presets()],
+    )
+    page = out / "index.html"
+    write_page(page, results)
+    say(
+        f"People never trained on: {accuracy:.1%} of balanced pairs right, AUC {auc:.3f}. "
+        f"{time.monotonic() - started:.0f} s in all."
+    )
+    return page.resolve()
+
+
+def _write_crops(folder: pathlib.Path, crops: np.ndarray, labels: np.ndarray) -> None:
+    import cv2
+
+    for number, (crop, label) in enumerate(zip(crops, labels, strict=True)):
+        person = folder / f"person_{label:03d}"
+        person.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(person / f"{number:05d}.png"), crop[..., ::-1])
+
+
+def _balanced(same: np.ndarray) -> np.ndarray:
+    """All pairs of one person, and as many others."""
+    right, wrong = np.flatnonzero(same), np.flatnonzero(~same)
+    return np.concatenate([right, wrong[: len(right)]])
+
+
+def _on_a_sphere(embeddings: np.ndarray) -> np.ndarray:
+    """The three main directions of embeddings, at unit length: what a 3-D picture can show."""
+    basis = np.linalg.svd(embeddings, full_matrices=False)[2][:3]
+    points = embeddings @ basis.T
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def _row(report: object) -> dict[str, object]:
+    values = report.to_dict()  # type: ignore[attr-defined]
+    return {
+        "format": f"{values['format']} {values['quantization']}",
+        "size MB": round(values["size_bytes"] / 1e6, 2),
+        "max difference": f"{values['max_difference']:.1e}",
+        "min cosine": f"{values['min_cosine']:.7f}",
+        "verdict": "within tolerance",
+    }
+
+
+def _card(folder: pathlib.Path) -> dict[str, dict[str, str]]:
+    metadata = presets.read_metadata(folder)
+    rows = {"description": str(metadata.get("description", ""))}
+    rows |= {metric["name"]: str(metric["value"]) for metric in metadata.get("metrics", [])}
+    rows |= {"parameters": f"{metadata['parameters']:,}", "terms": str(metadata.get("terms", ""))}
+    return {folder.name: rows}

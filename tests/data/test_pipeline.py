@@ -1,0 +1,133 @@
+"""Batches: a pure function of seed and step, every crop once an epoch, labels in place."""
+
+import pathlib
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from spherekeras.data.pipeline import Augmentation, batches, split
+from spherekeras.data.records import Records, pack
+from spherekeras.errors import DataError
+
+PEOPLE, PICTURES = 6, 4
+STRONG = Augmentation(True, 3, 0.1, 0.2, 0.3, 0.3, 0.5)
+NONE = Augmentation(mirror=False)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
+    root = tmp_path_factory.mktemp("pipeline")
+    for person in range(PEOPLE):
+        folder = root / "crops" / f"fiw_F{person // 2:04d}_MID{person}"
+        folder.mkdir(parents=True)
+        for number in range(PICTURES):
+            picture = np.full((40, 32, 3), 40 * person, np.uint8)
+            picture[:, :16, 0] = 20 + 10 * number
+            cv2.imwrite(str(folder / f"{number}.png"), picture[..., ::-1])
+    return pack(root / "crops", root / "records")
+
+
+def take(records: Records, start: int, stop: int, **options: Any) -> list[tuple[Any, Any]]:
+    arguments: dict[str, Any] = {
+        "batch_size": 4,
+        "seed": 0,
+        "size": (36, 28),
+        "scale": 1 / 128,
+        "offset": 127.5,
+        "augmentation": STRONG,
+        **options,
+    }
+    positions = arguments.pop("positions", np.arange(len(records)))
+    data = batches(records, positions, start=start, stop=stop, **arguments)
+    return list(data.as_numpy_iterator())
+
+
+def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(records: Records) -> None:
+    whole, rest = take(records, 0, 14), take(records, 8, 14)
+    assert len(whole) == 14
+    for (a, b), (c, d) in zip(whole[8:], rest, strict=True):
+        np.testing.assert_array_equal(a, c)
+        np.testing.assert_array_equal(b, d)
+
+
+def test_another_seed_or_step_varies_order_and_pictures(records: Records) -> None:
+    a, b = take(records, 0, 6), take(records, 0, 6, seed=1)
+    assert [y.tolist() for _, y in a] != [y.tolist() for _, y in b]
+    epochs = take(records, 0, 12)
+    assert [y.tolist() for _, y in epochs[:6]] != [y.tolist() for _, y in epochs[6:]]
+
+
+def test_an_epoch_is_every_crop_once_with_its_label(records: Records) -> None:
+    seen = []
+    for images, labels in take(records, 0, 6, augmentation=NONE):
+        for image, label in zip(images, labels, strict=True):
+            pixel = np.rint(image * 128 + 127.5)
+            assert pixel[0, -1, 1] == 40 * label
+            seen.append((int(label), int(pixel[0, 0, 0])))
+    assert sorted(seen) == [(p, 20 + 10 * n) for p in range(PEOPLE) for n in range(PICTURES)]
+
+
+def test_without_augmentation_the_centre_is_cut_to_the_pixel(records: Records) -> None:
+    images, _ = take(records, 0, 1, batch_size=24, augmentation=NONE)[0]
+    order = np.random.default_rng([0, 2, 0]).permutation(24)
+    wanted = records.crops(order)[:, 2:38, 2:30]
+    np.testing.assert_allclose(images, (wanted - 127.5) / 128, atol=1e-6)
+
+
+def test_mirror_turns_about_half(records: Records) -> None:
+    images, labels = take(records, 0, 20, augmentation=Augmentation(mirror=True))[0]
+    turned = [
+        image[0, -1, 0] != image[0, -1, 1] for image, label in zip(images, labels, strict=True)
+    ]
+    many = take(records, 0, 60, augmentation=Augmentation(mirror=True))
+    # Left half red differs from green except where 20 + 10 n = 40 label.
+    halves = [
+        abs(i[0, 0, 0] - i[0, 0, 1]) < abs(i[0, -1, 0] - i[0, -1, 1]) for b, _ in many for i in b
+    ]
+    assert len(turned) == 4 and 0.35 < np.mean(halves) < 0.65
+
+
+def test_strong_augmentation_stays_in_range_and_in_shape(records: Records) -> None:
+    for images, _ in take(records, 0, 12):
+        assert images.shape == (4, 36, 28, 3) and images.dtype == np.float32
+        assert images.min() >= -127.5 / 128 - 1e-6 and images.max() <= 127.5 / 128 + 1e-6
+
+
+def test_erase_paints_mid_grey_in_about_the_asked_fraction(records: Records) -> None:
+    many = take(records, 0, 60, augmentation=Augmentation(mirror=False, erase=0.5))
+    erased = [(np.abs(image) < 1e-6).all(axis=-1).any() for images, _ in many for image in images]
+    assert 0.3 < np.mean(erased) < 0.6
+
+
+def test_split_keeps_families_together_and_identities_apart(records: Records) -> None:
+    train, validation = split(records, validation=1 / 3)
+    assert len(np.intersect1d(train, validation)) == 0
+    assert len(train) + len(validation) == len(records)
+    families = [name.split("_MID")[0] for name in records.identities]
+    sides = [{families[label] for label in records.labels[p]} for p in (train, validation)]
+    assert not sides[0] & sides[1] and len(sides[1]) == 1
+    again = split(records, validation=1 / 3)
+    np.testing.assert_array_equal(train, again[0])
+
+
+def test_labels_are_renumbered_over_what_is_trained_on(records: Records) -> None:
+    positions = np.flatnonzero(records.labels >= 3)
+    labels = np.concatenate([y for _, y in take(records, 0, 3, positions=positions)])
+    assert set(labels.tolist()) == {0, 1, 2}
+
+
+def test_what_cannot_be_trained_on_is_named(records: Records) -> None:
+    with pytest.raises(DataError, match=r"24 crops do not fill one batch of 25. Set `batch_size`"):
+        take(records, 0, 1, batch_size=25)
+    with pytest.raises(DataError, match=r"are 40x32; the network takes 112x96"):
+        take(records, 0, 1, size=(112, 96))
+    with pytest.raises(DataError, match=r"Fewer than 2 identities with at least 5 crops"):
+        split(records, min_images=5)
+
+
+def test_folder_of_records_is_not_touched(records: Records) -> None:
+    before = sorted(p.stat().st_mtime_ns for p in pathlib.Path(records.folder).iterdir())
+    take(records, 0, 2)
+    assert before == sorted(p.stat().st_mtime_ns for p in pathlib.Path(records.folder).iterdir())

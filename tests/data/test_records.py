@@ -1,0 +1,118 @@
+"""Records: equal content gives equal bytes, damage is found and named, other readers can read."""
+
+import json
+import pathlib
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+
+from spherekeras.data.records import open_records, pack
+from spherekeras.errors import DataError
+
+
+@pytest.fixture
+def crops(tmp_path: pathlib.Path) -> pathlib.Path:
+    rng = np.random.default_rng(0)
+    for person, count in (("ann", 3), ("bob", 2), ("cyd", 4)):
+        (tmp_path / "crops" / person).mkdir(parents=True)
+        for number in range(count):
+            picture = rng.integers(0, 256, (24, 20, 3), np.uint8)
+            cv2.imwrite(str(tmp_path / "crops" / person / f"{number}.png"), picture)
+    return tmp_path / "crops"
+
+
+def test_pictures_come_back_with_their_labels(crops: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    records = pack(crops, tmp_path / "records")
+    assert (len(records), records.identities) == (9, ["ann", "bob", "cyd"])
+    assert records.labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2]
+    assert (records.height, records.width, records.skipped) == (24, 20, [])
+    assert records.read([4, 0]) == [
+        (crops / "bob" / "1.png").read_bytes(),
+        (crops / "ann" / "0.png").read_bytes(),
+    ]
+    wanted = cv2.imread(str(crops / "cyd" / "3.png"))[..., ::-1]
+    np.testing.assert_array_equal(records.crops([8])[0], wanted)
+
+
+def test_tensorflow_reads_the_shards_as_plain_tfrecord(
+    crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    import tensorflow as tf
+
+    pack(crops, tmp_path / "records")
+    shard = tmp_path / "records" / "shard-00000.tfrecord"
+    people = []
+    for raw in tf.data.TFRecordDataset(str(shard)):
+        features = tf.train.Example.FromString(raw.numpy()).features.feature
+        people.append(features["identity"].bytes_list.value[0].decode())
+        assert features["image"].bytes_list.value[0].startswith(b"\x89PNG")
+    assert people == ["ann"] * 3 + ["bob"] * 2 + ["cyd"] * 4
+
+
+def test_a_zip_and_its_folder_give_the_same_bytes(
+    crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "crops.zip", "w") as archive:
+        for path in sorted(crops.rglob("*.png"), reverse=True):
+            archive.write(path, pathlib.Path("set") / path.relative_to(crops))
+    one = pack(crops, tmp_path / "one")
+    other = pack(tmp_path / "crops.zip", tmp_path / "other")
+    assert one.checksum == other.checksum
+    for name in ("records.json", "index.npz", "shard-00000.tfrecord"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_bad_pictures_are_listed_and_nothing_else_is_lost(
+    crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (crops / "ann" / "text.jpg").write_text("no picture")
+    (crops / "bob" / "empty.jpg").write_bytes(b"")
+    cv2.imwrite(str(crops / "cyd" / "wide.png"), np.zeros((24, 30, 3), np.uint8))
+    records = pack(crops, tmp_path / "records")
+    assert len(records) == 9
+    reasons = {pathlib.Path(s["picture"]).name: s["reason"] for s in records.skipped}
+    assert set(reasons) == {"text.jpg", "empty.jpg", "wide.png"}
+    assert "24x30, the first picture 24x20" in reasons["wide.png"]
+    assert open_records(tmp_path / "records").skipped == records.skipped
+
+
+@pytest.mark.parametrize("name", ["shard-00000.tfrecord", "index.npz"])
+def test_a_flipped_byte_is_found_and_named(
+    crops: pathlib.Path, tmp_path: pathlib.Path, name: str
+) -> None:
+    pack(crops, tmp_path / "records")
+    path = tmp_path / "records" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=f"{name} does not match its checksum. Delete"):
+        open_records(tmp_path / "records")
+    path.unlink()
+    with pytest.raises(DataError, match=f"{name} is missing"):
+        open_records(tmp_path / "records")
+
+
+def test_a_killed_run_is_written_anew(crops: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    whole = pack(crops, tmp_path / "records").checksum
+    (tmp_path / "records" / "records.json").unlink()
+    (tmp_path / "records" / "shard-00007.tfrecord").write_bytes(b"of another run")
+    with pytest.raises(DataError, match=r"not a finished records folder.*spherekeras pack CROPS"):
+        open_records(tmp_path / "records")
+    assert pack(crops, tmp_path / "records").checksum == whole
+    files = json.loads((tmp_path / "records" / "records.json").read_text())["files"]
+    assert set(files) == {"index.npz", "shard-00000.tfrecord"}
+    assert not (tmp_path / "records" / "shard-00007.tfrecord").exists()
+
+
+def test_sources_that_cannot_be_used_are_named(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(DataError, match=r"none.zip does not exist. Expected a folder or zip"):
+        pack(tmp_path / "none.zip", tmp_path / "out")
+    (tmp_path / "text.zip").write_text("no zip")
+    with pytest.raises(DataError, match=r"text.zip is neither a folder nor a zip"):
+        pack(tmp_path / "text.zip", tmp_path / "out")
+    (tmp_path / "one" / "ann").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "one" / "ann" / "1.png"), np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(DataError, match=r"pictures of 1 people; training needs at least 2"):
+        pack(tmp_path / "one", tmp_path / "out")

@@ -1,0 +1,69 @@
+"""Recipes: every slip gets one sentence that names the key."""
+
+import pathlib
+
+import pytest
+
+from spherekeras.errors import RecipeError
+from spherekeras.recipe import load_recipe
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def load(tmp_path: pathlib.Path, text: str) -> object:
+    (tmp_path / "mine.toml").write_text(text)
+    return load_recipe(tmp_path / "mine.toml")
+
+
+def test_a_short_recipe_is_the_defaults_under_the_files_name(tmp_path: pathlib.Path) -> None:
+    recipe = load(tmp_path, "[backbone]\ndepth = 4")
+    assert recipe.name == "mine" and recipe.head.name == "ASoftmax"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*ROOT.glob("examples/recipes/*.toml"), *ROOT.glob("spherekeras/*.toml")],
+    ids=lambda p: p.stem,
+)
+def test_shipped_recipes_are_valid(path: pathlib.Path) -> None:
+    assert load_recipe(path).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stepz = 3", r"Unknown recipe key `stepz`"),
+        (
+            "[training]\nstep = 3",
+            r"Unknown recipe key `training.step`. Did you mean `training.steps`",
+        ),
+        ("[trainign]\nsteps = 3", r"Unknown recipe key `trainign`. Did you mean `training`\?"),
+        ("[training]\nsteps = '3'", r"Recipe key `training.steps` wants int. Received: '3'"),
+        ("[training]\nsteps = 3.0", r"`training.steps` wants int. Received: 3.0"),
+        ("[training]\nsteps = true", r"`training.steps` wants int. Received: True"),
+        ("[training]\nsteps = 0", r"`training.steps` is out of range. Received: 0"),
+        (
+            "[training]\nsteps = 7",
+            r"multiple of `training.checkpoint_steps` \(200\). Set steps = 200",
+        ),
+        ("[training]\nprecision = 'bfloat16'", r"Did you mean 'mixed_bfloat16'"),
+        ("[head]\nname = 'A-Softmax'", r"`head.name` knows ASoftmax.*Did you mean 'ASoftmax'"),
+        ("[head]\nannealing = [1, 'x']", r"`head.annealing` wants .*Received: 'x'"),
+        ("[backbone]\nname = 'ResNet'", r"`backbone.name` knows SphereFaceNet, MobileFaceNet"),
+        ("[optimizer]\nmilestones = [5, 3]", r"`optimizer.milestones` is out of range"),
+        ("[augmentation]\nshift = 'far'", r"`augmentation.shift` wants float"),
+        ("data = 3", r"`data` is a section: write `\[data\]`. Received: 3"),
+        ("name = 'a/b'", r"letters, digits, '_', '-' and '.'. Received: name='a/b'"),
+        ("[backbone]\ndepth = 4\nwidth = 100", r"112x96 and 112x112.*Received: 112x100"),
+        ("[backbone]\nname = 'SphereFaceNet'", r"`backbone.depth` belongs to SphereFaceNet.*None"),
+        ("name = ", r"mine.toml is not a TOML recipe"),
+    ],
+)
+def test_slips_are_named(tmp_path: pathlib.Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load(tmp_path, text)
+
+
+def test_a_missing_recipe_is_named(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(RecipeError, match=r"No recipe at .*none.toml. Give the path"):
+        load_recipe(tmp_path / "none.toml")

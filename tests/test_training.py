@@ -1,0 +1,194 @@
+"""The road from crops to a preset, killed and resumed, and stopped where it must stop."""
+
+import csv
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from spherekeras.data.drawn_faces import drawn_crops
+from spherekeras.embedder import FaceEmbedder
+from spherekeras.errors import TrainingError
+from spherekeras.training import learning_rate, pairs, train
+
+RECIPE = """
+[data]
+validation = 0.25
+[backbone]
+depth = 4
+embedding_dim = 16
+[head]
+annealing = [10.0, 0.12, 1.0, 5.0]
+[optimizer]
+learning_rate = 0.02
+warmup = 2
+[training]
+steps = 12
+batch_size = 8
+checkpoint_steps = 3
+[augmentation]
+shift = 2
+"""
+PROGRAM = """
+import sys
+from spherekeras.training import train
+train(*sys.argv[1:], verbose=0)
+"""
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    import cv2
+
+    root = tmp_path_factory.mktemp("crops")
+    for number, (crop, label) in enumerate(zip(*drawn_crops(range(8), 6), strict=True)):
+        (root / f"p{label}").mkdir(exist_ok=True)
+        cv2.imwrite(str(root / f"p{label}" / f"{number}.png"), crop[..., ::-1])
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, crops: pathlib.Path) -> pathlib.Path:
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole")
+    (out / "mine.toml").write_text(RECIPE)
+    train(out / "mine.toml", crops, out / "run", verbose=0)
+    return out
+
+
+def weights(path: pathlib.Path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: (
+                found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
+    return found
+
+
+def test_a_run_leaves_a_preset_and_its_logs(whole: pathlib.Path) -> None:
+    faces = FaceEmbedder.from_preset(whole / "run" / "preset")
+    assert faces.check_golden() <= 1e-4
+    assert faces.metadata["trained_on"] == {
+        "crops": 36,
+        "identities": 6,
+        "steps": 12,
+        "batch_size": 8,
+    }
+    assert faces.metadata["thresholds"][0]["far"] == 0.1
+    assert (whole / "run" / "preset" / "recipe.toml").read_text() == RECIPE
+    with open(whole / "run" / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    for row in rows:
+        assert {"loss", "lambda", "target_angle", "val_auc", "steps_per_second"} <= set(row)
+    wanted = [max(5.0, 10 / (1 + 0.12 * step)) for step in (3, 6, 9, 12)]
+    assert [float(row["lambda"]) for row in rows] == pytest.approx(wanted, rel=1e-5)
+    assert list((whole / "run" / "tensorboard").rglob("events.*"))
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    whole: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "mine.toml").write_text(RECIPE)
+    command = [sys.executable, "-c", PROGRAM, "mine.toml", str(crops), "run"]
+    checkpoint = tmp_path / "run" / "checkpoint.weights.h5"
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists() and process.poll() is None:
+            assert time.monotonic() < deadline, "no checkpoint within two minutes"
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    step = int(weights(checkpoint)["optimizer/vars/0"])
+    assert 3 <= step < 12, f"killed at step {step}, which shows nothing"
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, stderr=subprocess.DEVNULL)
+    one, other = weights(whole / "run" / "checkpoint.weights.h5"), weights(checkpoint)
+    assert set(one) == set(other)
+    for name, value in one.items():
+        np.testing.assert_allclose(other[name], value, atol=1e-6, err_msg=name)
+    stored = [p / "preset" / "model.weights.h5" for p in (whole / "run", tmp_path / "run")]
+    for name, value in weights(stored[0]).items():
+        np.testing.assert_allclose(weights(stored[1])[name], value, atol=1e-3, err_msg=name)
+
+
+def test_a_folder_of_another_run_is_refused(whole: pathlib.Path, crops: pathlib.Path) -> None:
+    (whole / "other.toml").write_text(RECIPE.replace("0.02", "0.03"))
+    with pytest.raises(TrainingError, match=r"holds a run with another recipe.toml. Give a new"):
+        train(whole / "other.toml", crops, whole / "run", verbose=0)
+
+
+def test_a_damaged_checkpoint_is_named(
+    whole: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "mine.toml").write_text(RECIPE)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.weights.h5").write_bytes(b"no checkpoint")
+    with pytest.raises(TrainingError, match=r"checkpoint.weights.h5 cannot be restored.*Delete"):
+        train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "mine.toml").write_text(RECIPE.replace("0.02", "1e9").replace("warmup = 2", ""))
+    message = r"no longer finite at step \d+ \(lambda .*Lower `optimizer.learning_rate`"
+    with pytest.raises(TrainingError, match=message):
+        train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run" / "preset").exists()
+
+
+def test_mirrored_replicas_train_like_one_device(
+    whole: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "mine.toml").write_text(RECIPE)
+    program = """
+import sys, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from spherekeras.training import train
+train(*sys.argv[1:], strategy=tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), verbose=0)
+"""
+    subprocess.run(
+        [sys.executable, "-c", program, "mine.toml", str(crops), "run"],
+        cwd=tmp_path,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    one = weights(whole / "run" / "checkpoint.weights.h5")
+    two = weights(tmp_path / "run" / "checkpoint.weights.h5")
+    assert int(two["optimizer/vars/0"]) == 12
+    for name, value in one.items():
+        np.testing.assert_allclose(two[name], value, atol=2e-6, err_msg=name)
+
+
+def test_pairs_are_all_of_one_person_and_as_many_others() -> None:
+    labels = np.array([3, 1, 3, 3, 1, 2])
+    first, second = pairs(labels)
+    same = labels[first] == labels[second]
+    got = {tuple(sorted(p)) for p in zip(first[same].tolist(), second[same].tolist(), strict=True)}
+    assert got == {(0, 2), (0, 3), (2, 3), (1, 4)}
+    assert (~same).sum() >= 1000
+
+
+def test_learning_rate_falls_at_the_milestones() -> None:
+    from spherekeras.recipe import Optimizer
+
+    rate = learning_rate(Optimizer(learning_rate=0.1, warmup=4, milestones=(10, 20)), 30)
+    got = [float(rate(step)) for step in (0, 3, 4, 9, 10, 19, 20, 29)]
+    assert got == pytest.approx([0.02, 0.08, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    cosine = learning_rate(Optimizer(learning_rate=0.1, warmup=4), 24)
+    assert [float(cosine(s)) for s in (0, 2, 4, 14, 24)] == pytest.approx(
+        [0, 0.05, 0.1, 0.05, 0], abs=1e-6
+    )
