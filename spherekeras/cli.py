@@ -6,6 +6,7 @@ Exit status: 0 done (or "same person"), 1 the answer is no or the work failed, 2
 import argparse
 import contextlib
 import json
+import logging
 import os
 import sys
 import time
@@ -150,8 +151,8 @@ def _add_detector(parser: argparse.ArgumentParser) -> None:
 
 
 def _quickstart(options: argparse.Namespace) -> None:
-    from spherekeras.quickstart import quickstart
-
+    with _quiet():
+        from spherekeras.quickstart import quickstart
     page = quickstart(options.out, say=lambda text: print(text, flush=True))
     print(f"Open {page}")
 
@@ -409,6 +410,7 @@ def _quiet() -> Iterator[None]:
     try:
         import keras  # noqa: F401
 
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
         yield
     finally:
         sys.stderr.flush()

@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import tempfile
+import warnings
 from typing import Any
 
 import numpy as np
@@ -104,13 +105,13 @@ def check_files(folder: pathlib.Path) -> None:
     """
     mend = "Fetch the preset again; nothing was loaded."
     try:
-        lines = (folder / SUMS).read_bytes().decode("ascii").splitlines()
+        *lines, end = (folder / SUMS).read_bytes().decode("ascii").split("\n")
     except (OSError, UnicodeDecodeError):
         raise PresetError(
             f"{folder / SUMS} is missing or cannot be read as a list of checksums. {mend}"
         ) from None
     sums = {}
-    for line in lines:
+    for line in (*lines, *([end] if end else [])):
         match = re.fullmatch(r"([0-9a-f]{64})  ([A-Za-z0-9._-]+)", line)
         if not match:
             raise PresetError(f"{folder / SUMS} is damaged at the line {line[:90]!r}. {mend}")
@@ -119,7 +120,7 @@ def check_files(folder: pathlib.Path) -> None:
         if name not in sums:
             raise PresetError(f"{folder / SUMS} has no line for {name}. {mend}")
         if not (folder / name).is_file():
-            raise PresetError(f"{folder / name} is missing. {mend}")
+            raise PresetError(f"{folder / name}, which {SUMS} names, is missing. {mend}")
         if sha256(folder / name) != sums[name]:
             raise PresetError(
                 f"{folder / name} does not match its line in {SUMS}: one of the two was changed. "
@@ -162,8 +163,10 @@ def read_weights(folder: pathlib.Path, config: PresetConfig) -> Any:
     """Returns the backbone with the preset's weights, in float32."""
     backbone = build_backbone(config)
     try:
-        backbone.load_weights(folder / "model.weights.h5")
-    except (OSError, ValueError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Keras only warns of weights that it leaves untrained
+            backbone.load_weights(folder / "model.weights.h5")
+    except (OSError, ValueError, KeyError, UserWarning) as error:
         reason = str(error).strip().splitlines()[0]
         raise PresetError(
             f"{folder / 'model.weights.h5'} does not fit {config.backbone}: {reason}"

@@ -62,7 +62,7 @@ def quickstart(
     similarities = np.sum(embeddings[first] * embeddings[second], axis=1)
     same = who[first] == who[second]
     balanced = _balanced(same)
-    threshold = faces.threshold(1e-1)["threshold"]
+    threshold = faces.threshold(1e-2)["threshold"]
     accuracy = metrics.accuracy(similarities[balanced], same[balanced], threshold)
     auc = metrics.auc(similarities, same)
 
@@ -132,10 +132,10 @@ def _row(report: object) -> dict[str, object]:
     values = report.to_dict()  # type: ignore[attr-defined]
     return {
         "format": f"{values['format']} {values['quantization']}",
-        "size MB": round(values["size_bytes"] / 1e6, 2),
-        "max difference": f"{values['max_difference']:.1e}",
-        "min cosine": f"{values['min_cosine']:.7f}",
-        "verdict": "within tolerance",
+        "size_mb": values["size_bytes"] / 1e6,
+        "max_difference": values["max_difference"],
+        "min_cosine": values["min_cosine"],
+        "verdict": "pass",  # an export out of tolerance raises
     }
 
 

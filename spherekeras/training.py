@@ -223,7 +223,7 @@ def _resume(model: keras.Model, checkpoint: pathlib.Path) -> int:
             f"{checkpoint} cannot be restored ({str(error).splitlines()[0]}). Delete it to start "
             "from the first step."
         ) from error
-    return int(model.optimizer.iterations)
+    return int(model.optimizer.iterations.numpy())
 
 
 class _Watch(keras.callbacks.Callback):
@@ -235,31 +235,34 @@ class _Watch(keras.callbacks.Callback):
         self.failure = ""
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self.first, self.started = int(self.model.optimizer.iterations), time.perf_counter()
+        self.first, self.started = self._step(), time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if logs and not math.isfinite(float(logs["loss"])) and not self.failure:
             kept = f"{self.checkpoint} is intact" if self.checkpoint.exists() else "none was kept"
             state = ", ".join(f"{key} {value:.4g}" for key, value in self._head().items())
             self.failure = (
-                f"The loss is no longer finite at step {int(self.model.optimizer.iterations)} "
-                f"({state}). Lower `optimizer.learning_rate`, set `optimizer.clip`, or raise "
-                f"lambda's floor in `head.annealing`. Last checkpoint: {kept}."
+                f"The loss is no longer finite at step {self._step()} ({state}). Lower "
+                "`optimizer.learning_rate`, set `optimizer.clip`, or raise lambda's floor in "
+                f"`head.annealing`. Last checkpoint: {kept}."
             )
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if logs is None:
             return
-        steps = int(self.model.optimizer.iterations) - self.first
+        steps = self._step() - self.first
         logs.update(self._head())
         logs["steps_per_second"] = steps / (time.perf_counter() - self.started)
+
+    def _step(self) -> int:
+        return int(self.model.optimizer.iterations.numpy())
 
     def _head(self) -> dict[str, float]:
         head = self.model.layers[-1]
         annealed = isinstance(head, layers.ASoftmax)
         state = {"lambda": head.annealing_lambda()} if annealed else {}
-        return {**state, "target_angle": math.degrees(float(head.target_angle))}
+        return {**state, "target_angle": math.degrees(float(head.target_angle.numpy()))}
 
 
 class _Checkpoint(keras.callbacks.Callback):
@@ -303,7 +306,7 @@ class _Validation(keras.callbacks.Callback):
         return similarities, self.labels[self.first] == self.labels[self.second]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if logs is None or not self.usable:
+        if logs is None or not self.usable or self.model.stop_training:
             return
         similarities, same = self.scores(FaceEmbedder(self.backbone, self.config))
         logs["val_auc"] = metrics.auc(similarities, same)

@@ -169,8 +169,8 @@ train(*sys.argv[1:], strategy=tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     one = weights(whole / "run" / "checkpoint.weights.h5")
     two = weights(tmp_path / "run" / "checkpoint.weights.h5")
     assert int(two["optimizer/vars/0"]) == 12
-    for name, value in one.items():
-        np.testing.assert_allclose(two[name], value, atol=2e-6, err_msg=name)
+    for name, value in one.items():  # 3e-8 after 3 steps; rounding grows from step to step
+        np.testing.assert_allclose(two[name], value, atol=1e-5, err_msg=name)
 
 
 def test_pairs_are_all_of_one_person_and_as_many_others() -> None:

@@ -168,7 +168,7 @@ def _align_one(
         face = detection.choose_face(faces, image.shape, settings["rule"])
         landmarks = face.landmarks.round(3)  # before use: the manifest's numbers give the crop
         pixels = alignment.align(image, landmarks, settings["template"])
-    except SphereKerasError as error:
+    except (SphereKerasError, cv2.error) as error:
         return {**line, "failure": str(error)}
     pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])

@@ -87,7 +87,7 @@ class ASoftmax(MarginHead):
         """Returns λ at the present step; 0 where there is no annealing."""
         if self.annealing is None:
             return 0.0
-        return float(margins.annealing_lambda(ops.convert_to_tensor(self.step), *self.annealing))
+        return float(margins.annealing_lambda(int(self.step.numpy()), *self.annealing))
 
     def scale_of(self, norm: Tensor) -> Tensor:
         return norm

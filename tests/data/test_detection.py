@@ -94,16 +94,14 @@ def test_a_tilted_face_gives_tilted_landmarks(yunet, photographs):
 def test_a_small_face_in_a_large_photograph_is_found(yunet, photographs):
     photograph = np.full((2000, 3000, 3), 90, np.uint8)
     photograph[1500:1750, 2400:2650] = photographs[0]
-    there = subject(yunet, photographs[0]).landmarks + [2400, 1500]
+    there = subject(yunet, photographs[0]).landmarks + np.array([2400, 1500])
     np.testing.assert_allclose(subject(yunet, photograph).landmarks, there, atol=4)
-
-
-def test_views_steady_the_landmarks():
-    """Landmarks under known shifts and scales, mapped back: their scatter must fall by half."""
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_views_halve_the_jitter(name, photographs):
+    """Landmarks under known shifts and scales are mapped back; their scatter must fall by half."""
+
     def jitter(views):
         detector = detection.YuNetDetector(model(name), views)
         scatter = []
@@ -223,7 +221,9 @@ def test_unknown_detector_suggests_the_nearest():
 
 def test_mtcnn_without_its_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "mtcnn", None)
-    with pytest.raises(DataError, match=r"needs the package `mtcnn`\. Install it: `pip install \"s"):
+    with pytest.raises(
+        DataError, match=r"needs the package `mtcnn`\. Install it: `pip install \"s"
+    ):
         detection.MtcnnDetector()
 
 
@@ -293,9 +293,9 @@ def test_the_first_of_equal_faces():
 
 def test_unknown_rule_suggests_the_nearest():
     with pytest.raises(DataError) as error:
-        detection.choose_face([LARGE], (200, 300), "biggest")
+        detection.choose_face([LARGE], (200, 300), "centre")
     assert str(error.value) == (
-        "There is no rule 'biggest'. Did you mean 'largest'? "
+        "There is no rule 'centre'. Did you mean 'central'? "
         "Known: central-largest, largest, central, best."
     )
 

@@ -1,0 +1,381 @@
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+
+from spherekeras.data import align_folder as module
+from spherekeras.data import alignment, detection, images
+from spherekeras.data.align_folder import align_folder
+from spherekeras.errors import DataError
+
+DATA = pathlib.Path(
+    os.environ.get("SPHEREKERAS_DATA", pathlib.Path(__file__).parents[3] / "shared" / "data")
+)
+FACE = np.array(alignment.TEMPLATES["sphereface_112x96"].landmarks)
+
+
+class Drawn:
+    """Finds a face where the template has it, one more in blue pictures, none in black ones."""
+
+    name = "drawn"
+
+    def __init__(self, thread_safe=False, stop_after=None):
+        self.thread_safe = thread_safe
+        self.calls = 0
+        self.stop_after = stop_after
+
+    def detect(self, image):
+        self.calls += 1
+        if self.calls == self.stop_after:
+            raise KeyboardInterrupt
+        if not image.any():
+            return []
+        main = detection.Face((10, 20, 80, 90), FACE * 1.1 + [1 / 3, 2 / 3], 0.98766)
+        other = detection.Face((0, 0, 9, 9), FACE / 9, 0.9)
+        return [main, other] if image[0, 0, 2] > 200 else [main]
+
+
+def draw(path, seed=0, kind=".jpg"):
+    """Writes a picture of noise; kind "black" and "blue" as `Drawn` knows them."""
+    image = np.random.default_rng(seed).integers(0, 199, (140, 130, 3), np.uint8)
+    if kind == "black":
+        image[:] = 0
+    if kind == "blue":
+        image[:, :, 0] = 250  # OpenCV writes BGR
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Seven pictures, three of them without a crop, and files that are no pictures."""
+    root = tmp_path / "photographs"
+    draw(root / "ann" / "ann_1.jpg", 1)
+    draw(root / "ann" / "ann_2.png", 2)
+    draw(root / "bob" / "deep" / "b.JPG", 3)
+    draw(root / "crowd.jpg", 4, "blue")
+    draw(root / "nobody.png", 5, "black")
+    (root / "text.jpg").write_text("this is no picture")
+    (root / "half.jpg").write_bytes((root / "crowd.jpg").read_bytes()[:3000])
+    (root / "pairs.txt").write_text("not a picture, and not called one")
+    draw(root / ".hidden.jpg")
+    draw(root / "__MACOSX" / "shadow.jpg")
+    return root
+
+
+def tree(root):
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def manifest(out):
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
+CROPS = {"ann/ann_1.jpg", "ann/ann_2.jpg", "bob/deep/b.jpg", "crowd.jpg"}
+
+
+def test_a_folder_with_bad_files_is_worked_through(folder, tmp_path):
+    out = tmp_path / "out"
+    report = align_folder(folder, out, detector=Drawn())
+    assert set(tree(out)) == CROPS | {"manifest.jsonl"}
+    assert (report.aligned, report.already_done, report.several_faces) == (4, 0, 1)
+    assert report.failures == (
+        module.Failure(
+            "half.jpg",
+            "half.jpg is a JPEG that was cut short: its end is missing. "
+            "Copy or download the picture again.",
+        ),
+        module.Failure("nobody.png", "no face found"),
+        module.Failure(
+            "text.jpg",
+            "text.jpg is not a picture: it starts with b'this is no p'. "
+            "Expected JPEG, PNG, WebP, BMP, TIFF, GIF or PNM; convert it to one of them.",
+        ),
+    )
+    assert str(report) == (
+        f"4 of 7 pictures have a crop in {out} (4 new); no face in 1, 2 unreadable, "
+        "several faces in 1."
+    )
+
+
+def test_the_manifest_has_a_line_a_picture_and_gives_the_crop_again(folder, tmp_path):
+    out = tmp_path / "out"
+    align_folder(folder, out, "arcface_112x112", Drawn(), "largest")
+    lines = {line["source"]: line for line in manifest(out)}
+    assert list(lines) == sorted(lines)
+    assert len(lines) == 7
+    assert lines["nobody.png"] == {
+        "source": "nobody.png",
+        "bytes": (folder / "nobody.png").stat().st_size,
+        "template": "arcface_112x112",
+        "detector": "drawn",
+        "rule": "largest",
+        "failure": "no face found",
+    }
+    line = lines["crowd.jpg"]
+    assert (line["crop"], line["score"], line["faces"]) == ("crowd.jpg", 0.9877, 2)
+    landmarks = np.array(line["landmarks"])
+    np.testing.assert_allclose(landmarks, FACE * 1.1 + [1 / 3, 2 / 3], atol=0.0005)
+    crop = alignment.align(images.read_image(folder / "crowd.jpg"), landmarks, "arcface_112x112")
+    encoded = cv2.imencode(".jpg", crop[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+    assert (out / "crowd.jpg").read_bytes() == encoded.tobytes()
+
+
+def test_run_again_it_skips_what_is_done_and_tries_failures_anew(folder, tmp_path):
+    out = tmp_path / "out"
+    align_folder(folder, out, detector=Drawn())
+    before = tree(out)
+    again = Drawn()
+    report = align_folder(folder, out, detector=again)
+    assert again.calls == 1  # nobody.png; the other failures cannot be read
+    assert (report.aligned, report.already_done, len(report.failures)) == (0, 4, 3)
+    assert report.several_faces == 1
+    assert tree(out) == before
+    draw(folder / "nobody.png", 9)
+    report = align_folder(folder, out, detector=Drawn())
+    assert (report.aligned, report.already_done, len(report.failures)) == (1, 4, 2)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 4])
+@pytest.mark.parametrize("cut", [0, 20])
+def test_an_interrupted_run_is_resumed_to_the_same_bytes(folder, tmp_path, stop_after, cut):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    align_folder(folder, whole, detector=Drawn())
+    with pytest.raises(KeyboardInterrupt):
+        align_folder(folder, out, detector=Drawn(stop_after=stop_after))
+    text = (out / "manifest.jsonl").read_bytes()
+    (out / "manifest.jsonl").write_bytes(text[: len(text) - cut])
+    again = Drawn()
+    report = align_folder(folder, out, detector=again)
+    assert again.calls <= 5 - (stop_after - 1) + (cut > 0)
+    assert report.aligned + report.already_done == 4
+    assert tree(out) == tree(whole)
+
+
+@pytest.mark.parametrize(
+    "change", ["crop gone", "picture replaced", "detector", "rule", "template"]
+)
+def test_what_changed_is_done_anew(folder, tmp_path, change):
+    out = tmp_path / "out"
+    align_folder(folder, out, detector=Drawn())
+    settings = {"detector": Drawn()}
+    if change == "crop gone":
+        (out / "crowd.jpg").unlink()
+    elif change == "picture replaced":
+        draw(folder / "crowd.jpg", 77)
+    elif change == "detector":
+        settings["detector"].name = "another"
+    else:
+        settings[change] = {"rule": "best", "template": "arcface_112x112"}[change]
+    report = align_folder(folder, out, **settings)
+    anew = 1 if change in ("crop gone", "picture replaced") else 4
+    assert (report.aligned, report.already_done) == (anew, 4 - anew)
+
+
+def test_threads_give_the_same_bytes(folder, tmp_path, monkeypatch):
+    for number in range(40):
+        draw(folder / f"more_{number}.png", 100 + number)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    align_folder(folder, tmp_path / "one", detector=Drawn())
+    align_folder(folder, tmp_path / "three", detector=Drawn(thread_safe=True))
+    assert tree(tmp_path / "one") == tree(tmp_path / "three")
+
+
+def test_pictures_that_would_share_a_crop_keep_their_whole_names(tmp_path):
+    root, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a.jpg", "a.png", "b.png", "B.bmp", "c.png"):
+        draw(root / name)
+    report = align_folder(root, out, detector=Drawn())
+    assert report.aligned == 5
+    assert set(tree(out)) == {
+        "a.jpg.jpg", "a.png.jpg", "b.png.jpg", "B.bmp.jpg", "c.jpg", "manifest.jsonl",
+    }  # fmt: skip
+
+
+def test_a_zip_gives_the_same_crops_as_its_folder(folder, tmp_path):
+    archive = tmp_path / "photographs.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, content in tree(folder).items():
+            file.writestr(name, content)
+        file.writestr("empty/", b"")
+    align_folder(folder, tmp_path / "folder", detector=Drawn())
+    report = align_folder(archive, tmp_path / "zip", detector=Drawn())
+    assert len(report.failures) == 3
+    assert tree(tmp_path / "zip") == tree(tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/up.jpg", "../up.jpg", "a/../../up.jpg", "..\\up.jpg", "C:\\up.jpg", "\\\\host\\s\\u.jpg"],
+)
+def test_zip_members_never_leave_the_folder(tmp_path, name):
+    picture = draw(tmp_path / "in" / "a.jpg").read_bytes()
+    archive, out = tmp_path / "a.zip", tmp_path / "deep" / "out"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("good/a.jpg", picture)
+        member = zipfile.ZipInfo("placeholder")
+        member.filename = name
+        file.writestr(member, picture)
+    before = set(tree(tmp_path))
+    report = align_folder(archive, out, detector=Drawn())
+    assert report.failures == (module.Failure(name, "its name leads out of the folder"),)
+    written = set(tree(tmp_path)) - before
+    assert written == {"deep/out/good/a.jpg", "deep/out/manifest.jsonl"}
+    assert manifest(out)[0]["source"] == min(name, "good/a.jpg")
+
+
+def test_damaged_encrypted_and_huge_members_are_listed(tmp_path, monkeypatch):
+    picture = draw(tmp_path / "in" / "a.png").read_bytes()
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        for name in ("damaged.png", "good.png", "secret.png"):
+            file.writestr(name, picture)
+        file.writestr("huge.bmp", b"BM" + bytes(len(picture) * 2))
+    data = bytearray(content.getvalue())
+    data[data.index(picture) + 500] ^= 255
+    entry = data.rindex(b"PK\x01\x02", 0, data.rindex(b"secret.png"))
+    data[entry + 8] |= 1  # the flag of encryption in the central directory
+    local = data.rindex(b"PK\x03\x04", 0, data.index(b"secret.png"))
+    data[local + 6] |= 1
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(data)
+    monkeypatch.setattr(module, "_MAX_BYTES", len(picture) + 1)
+    report = align_folder(archive, tmp_path / "out", detector=Drawn())
+    assert report.aligned == 1
+    reasons = {failure.source: failure.reason for failure in report.failures}
+    assert reasons["damaged.png"].startswith("damaged.png is damaged in the zip (Bad CRC-32")
+    assert reasons["secret.png"] == ("secret.png is encrypted. Unpack the zip with its password.")
+    assert reasons["huge.bmp"] == (
+        f"huge.bmp unpacks to {len(picture) * 2 + 2} bytes. Make it smaller first."
+    )
+
+
+def test_a_list_is_named_from_its_common_folder(folder, tmp_path):
+    paths = [folder / "ann" / "ann_1.jpg", str(folder / "bob" / "deep" / "b.JPG")]
+    report = align_folder(
+        [*paths, folder / "missing.jpg", paths[0]], tmp_path / "out", detector=Drawn()
+    )
+    assert report.aligned == 2
+    assert [failure.source for failure in report.failures] == ["missing.jpg"]
+    assert report.failures[0].reason.startswith("There is no file missing.jpg. Expected")
+    assert set(tree(tmp_path / "out")) == {"ann/ann_1.jpg", "bob/deep/b.jpg", "manifest.jsonl"}
+
+
+def test_a_second_source_joins_the_manifest(tmp_path):
+    first = draw(tmp_path / "one" / "a.jpg")
+    second = draw(tmp_path / "two" / "b.jpg")
+    out = tmp_path / "out"
+    align_folder([first], out, detector=Drawn())
+    report = align_folder([second], out, detector=Drawn())
+    assert (report.aligned, report.already_done) == (1, 0)
+    assert [line["source"] for line in manifest(out)] == ["a.jpg", "b.jpg"]
+    (out / "a.jpg").unlink()
+    align_folder([second], out, detector=Drawn())
+    assert [line["source"] for line in manifest(out)] == ["b.jpg"]
+
+
+def test_crops_inside_the_source_are_not_taken_for_photographs(folder):
+    for _ in range(2):
+        report = align_folder(folder, folder / "crops", detector=Drawn())
+        assert report.aligned + report.already_done == 4
+    assert len(report.failures) == 3
+
+
+def test_photographs_are_never_overwritten(folder, tmp_path):
+    before = tree(folder)
+    for source, out in [
+        (folder, folder),
+        ([folder / "crowd.jpg"], folder),
+        (
+            [folder / "crowd.jpg", draw(tmp_path / "out" / "photographs" / "crowd.jpg")],
+            tmp_path / "out",
+        ),
+    ]:
+        with pytest.raises(DataError, match="The crops would be written among the photographs in"):
+            align_folder(source, out, detector=Drawn())
+    assert tree(folder) == before
+
+
+def test_nothing_to_align(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError) as error:
+        align_folder(tmp_path, tmp_path / "out", detector=Drawn())
+    assert str(error.value) == (
+        f"There are no pictures in {tmp_path}. Expected files that end in "
+        ".bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp."
+    )
+    with pytest.raises(DataError, match=r"There are no pictures in the list\."):
+        align_folder([], tmp_path / "out", detector=Drawn())
+    with pytest.raises(
+        DataError, match=rf"There is no {tmp_path / 'no'}\. Expected a folder, a .zi"
+    ):
+        align_folder(tmp_path / "no", tmp_path / "out", detector=Drawn())
+    with pytest.raises(
+        DataError, match=r"is not a zip that can be read \(File is not a zip file\)"
+    ):
+        align_folder(tmp_path / "notes.txt", tmp_path / "out", detector=Drawn())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"template": "arcface"}, "There is no template 'arcface'"),
+        ({"detector": "mtcn"}, "There is no detector 'mtcn'"),
+        ({"rule": "centre"}, "There is no rule 'centre'"),
+    ],
+)
+def test_wrong_settings_are_refused_before_work(folder, tmp_path, wrong, message):
+    with pytest.raises(DataError, match=message):
+        align_folder(folder, tmp_path / "out", **{"detector": Drawn(), **wrong})
+    assert not (tmp_path / "out").exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_for_terminals_only(folder, tmp_path, monkeypatch, capsys):
+    align_folder(folder, tmp_path / "quiet", detector=Drawn())
+    assert capsys.readouterr() == ("", "")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    align_folder(folder, tmp_path / "shown", detector=Drawn())
+    assert "\r7/7 pictures, " in terminal.getvalue()
+    assert "/s, 0:00 left" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\n")
+
+
+def test_report_is_plain_data(folder, tmp_path):
+    report = align_folder(folder, tmp_path / "out", detector=Drawn())
+    assert json.dumps(dataclasses.asdict(report), default=str)
+
+
+def test_real_photographs_with_yunet(tmp_path):
+    archive = DATA / "lfw-deepfunneled.zip"
+    model = DATA / "models" / "face_detection_yunet_2026may.onnx"
+    if not (archive.is_file() and model.is_file()):
+        pytest.skip(f"no {archive} or {model}; set SPHEREKERAS_DATA")
+    with zipfile.ZipFile(archive) as pictures:
+        names = [name for name in pictures.namelist() if "/Aaron_" in name]
+        for name in names:
+            path = tmp_path / "in" / pathlib.PurePosixPath(name).name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(pictures.read(name))
+    detector = detection.YuNetDetector(model)
+    report = align_folder(tmp_path / "in", tmp_path / "out", detector=detector)
+    assert (report.aligned, report.failures) == (len(names), ())
+    # In a crop the eyes, found anew, must lie near where the template wants them.
+    eyes = []
+    for crop in (tmp_path / "out").glob("*.jpg"):
+        framed = cv2.copyMakeBorder(images.read_image(crop), 60, 60, 60, 60, cv2.BORDER_CONSTANT)
+        eyes.append(detector.detect(framed)[0].landmarks[:2] - 60)
+    np.testing.assert_allclose(np.median(eyes, axis=0), FACE[:2], atol=3)

@@ -1,0 +1,163 @@
+"""The command line in processes of its own: what it prints, what it returns, what it writes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from spherekeras import cli, presets
+from spherekeras.data.drawn_faces import draw_face, drawn_crops
+from spherekeras.embedder import FaceEmbedder
+from spherekeras.presets import PresetConfig
+
+CONFIG = PresetConfig(
+    "MobileFaceNet",
+    {"embedding_dim": 16, "input_shape": [112, 96, 3]},
+    "sphereface_112x96",
+    112,
+    96,
+    1 / 128,
+    127.5,
+)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("zoo")
+    metadata = {"thresholds": [{"far": 0.01, "threshold": 0.3, "tar": 0.5, "data": "a test"}]}
+    FaceEmbedder(presets.build_backbone(CONFIG), CONFIG, metadata).save_preset(folder / "tiny")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for identity in range(2):
+        (folder / f"person{identity}").mkdir()
+        for number in range(2):
+            path = folder / f"person{identity}" / f"{number}.png"
+            cv2.imwrite(str(path), draw_face(identity, number, (240, 240)).image[..., ::-1])
+    cv2.imwrite(str(folder / "grey.png"), np.full((120, 120, 3), 128, np.uint8))
+    (folder / "text.jpg").write_text("no picture")
+    return folder
+
+
+def run(zoo: pathlib.Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "spherekeras", *map(str, arguments)],
+        env={**os.environ, "SPHEREKERAS_ZOO": str(zoo)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def one_sentence(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("spherekeras ")
+    for word in words:
+        assert word in result.stderr, result.stderr
+
+
+def test_verify_answers_with_text_json_and_exit_status(
+    zoo: pathlib.Path, pictures: pathlib.Path
+) -> None:
+    picture = pictures / "person0" / "0.png"
+    same = run(zoo, "verify", picture, picture, "--preset", "tiny")
+    assert same.returncode == 0, same.stderr
+    assert same.stdout.startswith("same person: similarity 1.0000, threshold 0.3000 at FAR 0.01")
+    assert same.stderr == ""
+    no = run(zoo, "verify", picture, picture, "--preset", "tiny", "--threshold", "1.5", "--json")
+    assert no.returncode == 1
+    assert json.loads(no.stdout)["same"] is False
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("none.jpg", "grey.png"), ["none.jpg"]),
+        (("grey.png", "grey.png"), ["No face was found in", "grey.png"]),
+        (("text.jpg", "grey.png"), ["text.jpg"]),
+    ],
+)
+def test_a_users_slip_is_one_sentence(
+    zoo: pathlib.Path, pictures: pathlib.Path, names: tuple[str, str], words: list[str]
+) -> None:
+    one_sentence(run(zoo, "verify", *(pictures / n for n in names), "--preset", "tiny"), *words)
+
+
+def test_other_slips_are_one_sentence_too(
+    zoo: pathlib.Path, pictures: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    one_sentence(run(zoo, "verify", "a", "b", "--preset", "tinny"), "Did you mean 'tiny'?")
+    (tmp_path / "r.toml").write_text("[training]\nstep = 1\n")
+    one_sentence(
+        run(zoo, "train", tmp_path / "r.toml", "--data", "x", "--out", tmp_path / "run"),
+        "Unknown recipe key `training.step`. Did you mean `training.steps`?",
+    )
+    one_sentence(
+        run(zoo, "pack", tmp_path / "none", "--out", tmp_path / "records"), "does not exist"
+    )
+    one_sentence(
+        run(zoo, "export", "tiny", "--out", tmp_path / "model.pb"), ".tflite or .onnx", "model.pb"
+    )
+    one_sentence(run(zoo, "verify", "a", "b", "--detector", "yunett"), "yunett", "yunet")
+
+
+def test_wrong_use_is_exit_status_2(zoo: pathlib.Path) -> None:
+    assert run(zoo, "nothing").returncode == 2
+    assert run(zoo, "verify", "one.jpg").returncode == 2
+
+
+def test_embed_works_through_good_and_bad(
+    zoo: pathlib.Path, pictures: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    good = pictures / "person1" / "0.png"
+    result = run(
+        zoo, "embed", pictures / "text.jpg", good, pictures / "grey.png", "--preset", "tiny",
+        "--out", tmp_path / "out.npz",
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "text.jpg" in result.stderr and "grey.png" in result.stderr
+    with np.load(tmp_path / "out.npz") as out:
+        assert out["paths"].tolist() == [str(good)] and out["embeddings"].shape == (1, 16)
+
+
+def test_identify_ranks_the_gallery(zoo: pathlib.Path, pictures: pathlib.Path) -> None:
+    probe = pictures / "person1" / "0.png"
+    result = run(zoo, "identify", probe, "--gallery", pictures, "--preset", "tiny", "--json")
+    assert result.returncode == 0, result.stderr
+    ranked = json.loads(result.stdout)["ranked"]
+    assert ranked[0] == ["person1", pytest.approx(1.0)]
+
+
+def test_pack_and_export(zoo: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for crop, label in zip(*drawn_crops(range(2), 2), strict=True):
+        (tmp_path / "crops" / f"p{label}").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "crops" / f"p{label}" / f"{crop.sum()}.png"), crop)
+    packed = run(zoo, "pack", tmp_path / "crops", "--out", tmp_path / "records")
+    assert (packed.returncode, packed.stderr) == (0, "")
+    assert packed.stdout.startswith("4 crops of 2 people, 112x96, in ")
+    exported = run(zoo, "export", "tiny", "--out", tmp_path / "tiny.tflite", "--json")
+    assert exported.returncode == 0, exported.stderr
+    assert json.loads(exported.stdout)["min_cosine"] >= 0.999999
+
+
+def test_zoo_list_show_and_check(
+    zoo: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPHEREKERAS_ZOO", str(zoo))
+    assert cli.main(["zoo", "list", "--json"]) == 0
+    assert "tiny" in [row["name"] for row in json.loads(capsys.readouterr().out)]
+    assert cli.main(["zoo", "show", "tiny"]) == 0
+    assert capsys.readouterr().out.startswith("# tiny")
+    assert cli.main(["zoo", "check", "tiny"]) == 0
+    assert "good  tiny: files intact" in capsys.readouterr().out
+    assert cli.main(["zoo", "check", "none"]) == 1
+    assert "BAD   none: Unknown preset" in capsys.readouterr().out

@@ -1,0 +1,129 @@
+"""Preset folders: byte-identical, checked at every load, found by name or path."""
+
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+import spherekeras as sk
+from spherekeras import presets
+from spherekeras.embedder import FaceEmbedder
+from spherekeras.errors import PresetError
+from spherekeras.presets import PresetConfig
+
+CONFIG = PresetConfig(
+    backbone="MobileFaceNet",
+    arguments={"embedding_dim": 8, "input_shape": [112, 96, 3]},
+    template="sphereface_112x96",
+    height=112,
+    width=96,
+    scale=1 / 128,
+    offset=127.5,
+)
+THRESHOLDS = [
+    {"far": 0.1, "threshold": 0.2, "tar": 0.9, "data": "a test"},
+    {"far": 0.01, "threshold": 0.5, "tar": 0.7, "data": "a test"},
+]
+
+
+@pytest.fixture(scope="module")
+def faces() -> FaceEmbedder:
+    return FaceEmbedder(presets.build_backbone(CONFIG), CONFIG, {"thresholds": THRESHOLDS})
+
+
+@pytest.fixture(scope="module")
+def saved(faces: FaceEmbedder, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return faces.save_preset(tmp_path_factory.mktemp("zoo") / "tiny", recipe="[data]\n")
+
+
+@pytest.fixture
+def preset(saved: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(saved, tmp_path / "tiny"))
+
+
+def test_a_preset_comes_back_as_it_was_saved(faces: FaceEmbedder, preset: pathlib.Path) -> None:
+    again = FaceEmbedder.from_preset(preset)
+    assert again.config == CONFIG and again.metadata["thresholds"] == THRESHOLDS
+    assert again.check_golden() <= 1e-6
+    crops = np.random.default_rng(1).integers(0, 256, (3, 112, 96, 3), np.uint8)
+    cosines = np.sum(faces.embed(crops) * again.embed(crops), axis=1)
+    assert cosines.min() > 0.99999  # weights are stored in float16
+    for weight in again.backbone.get_weights():
+        np.testing.assert_array_equal(weight, weight.astype(np.float16).astype(np.float32))
+
+
+def test_two_saves_are_byte_identical(preset: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    faces = FaceEmbedder.from_preset(preset)
+    for name in ("one", "two"):
+        faces.save_preset(tmp_path / name, recipe="[data]\n")
+    for file in (*presets.FILES, presets.SUMS):
+        one = (tmp_path / "one" / file).read_bytes()
+        assert one == (tmp_path / "two" / file).read_bytes() == (preset / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("name", [*presets.FILES, presets.SUMS])
+@pytest.mark.parametrize("place", [0.0, 0.31, 0.5, 0.77, 1.0])
+def test_a_flipped_byte_of_any_file_is_named(preset: pathlib.Path, name: str, place: float) -> None:
+    path = preset / name
+    data = bytearray(path.read_bytes())
+    data[int(place * (len(data) - 1))] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(PresetError, match=name.replace(".", r"\.")):
+        sk.load_preset(preset)
+
+
+@pytest.mark.parametrize("name", [*presets.FILES, presets.SUMS])
+def test_a_missing_file_is_named(preset: pathlib.Path, name: str) -> None:
+    (preset / name).unlink()
+    with pytest.raises(PresetError, match=name.replace(".", r"\.")):
+        sk.load_preset(preset)
+
+
+def resum(preset: pathlib.Path) -> None:
+    lines = [f"{presets.sha256(preset / name)}  {name}\n" for name in presets.FILES]
+    (preset / presets.SUMS).write_text("".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"format": 1', '"format": 2', "format this version cannot read"),
+        ("MobileFaceNet", "os.system", "names the backbone 'os.system'; known are MobileFaceNet"),
+        ('"height"', '"tall"', "wrong key"),
+        ('"embedding_dim": 8', '"embedding_dim": 9', "does not fit MobileFaceNet"),
+    ],
+)
+def test_a_config_of_something_else_is_named(
+    preset: pathlib.Path, old: str, new: str, message: str
+) -> None:
+    text = (preset / "config.json").read_text()
+    assert old in text
+    (preset / "config.json").write_text(text.replace(old, new))
+    resum(preset)
+    with pytest.raises(PresetError, match=message):
+        sk.load_preset(preset)
+
+
+def test_golden_vectors_tell_other_weights(preset: pathlib.Path) -> None:
+    other = presets.build_backbone(CONFIG)
+    presets.write_weights(other, preset / "model.weights.h5")
+    resum(preset)
+    with pytest.raises(PresetError, match=r"golden.npz: embeddings differ by"):
+        FaceEmbedder.from_preset(preset).check_golden()
+
+
+def test_names_are_found_in_the_zoo_and_slips_get_the_nearest(
+    preset: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPHEREKERAS_ZOO", str(preset.parent))
+    assert "tiny" in sk.list_presets()
+    assert presets.find_preset("tiny") == preset
+    with pytest.raises(PresetError, match=r"Unknown preset 'tny'.*Did you mean 'tiny'\?"):
+        sk.load_preset("tny")
+
+
+def test_the_card_says_what_is_known_and_no_more(preset: pathlib.Path) -> None:
+    card = (preset / "README.md").read_text()
+    assert "| parameters |" in card and "| 0.01 | 0.5000 | 0.7000 | a test |" in card
+    assert "Measured" not in card and "Training" not in card
