@@ -461,7 +461,7 @@ def _exports(exports: Sequence[Mapping[str, object]]) -> str:
             f'<td class="number">{export["min_cosine"]:.6f}</td></tr>'
         )
     body = (
-        "<p>Each file was run on the same crops as the Keras model it came from.</p>\n"
+        "<p>Each file was run in its own runtime on the pictures that Keras was run on.</p>\n"
         '<div class="scroll"><table><thead><tr><th>format</th><th>verdict</th>'
         '<th class="number">MB</th><th class="number">max difference</th>'
         '<th class="number">min cosine</th>'

@@ -1,0 +1,73 @@
+"""What the README and the examples show, run as a newcomer would."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import cv2
+import pytest
+
+import spherekeras as sk
+from spherekeras import presets
+from spherekeras.data.drawn_faces import draw_face
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def run(program: str | pathlib.Path, folder: pathlib.Path) -> str:
+    arguments = ["-c", program] if isinstance(program, str) else [str(program)]
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_readme_snippets_run(number: int, tmp_path: pathlib.Path) -> None:
+    assert len(SNIPPETS) == 4
+    for name, identity in (("a", 3), ("b", 4)):
+        image = draw_face(identity, 0, (320, 320)).image
+        cv2.imwrite(str(tmp_path / f"{name}.jpg"), image[..., ::-1])
+    run(SNIPPETS[number], tmp_path)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_run_and_are_short(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    assert len(path.read_text().splitlines()) <= 60
+    assert run(path, tmp_path)
+
+
+def test_readme_shows_the_zoo_as_it_is() -> None:
+    for name in (p.parent.name for p in (ROOT / "zoo").glob("*/config.json")):
+        metadata = presets.read_metadata(ROOT / "zoo" / name)
+        row = next(line for line in README.splitlines() if f"(zoo/{name}/README.md)" in line)
+        assert metadata["metrics"][0]["value"] in row and f"{metadata['parameters']:,}" in row
+
+
+def test_readme_tells_the_two_commands() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for command in ("quickstart", "test"):
+        assert f"make {command} " in README and f"\n{command}:" in makefile
+
+
+def test_zoo_weights_are_whole_and_say_where_they_come_from() -> None:
+    folders = [p.parent for p in (ROOT / "zoo").glob("*/config.json")]
+    assert folders, "zoo/ holds no preset"
+    for folder in folders:
+        faces = sk.load_preset(folder)
+        assert faces.check_golden() <= 1e-4
+        for key in ("terms", "overlap", "limits", "weights_licence", "thresholds", "metrics"):
+            assert faces.metadata[key], f"{folder.name} has no {key}"
+        assert json.loads((folder / "metadata.json").read_text())["name"] == folder.name

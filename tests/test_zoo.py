@@ -1,0 +1,70 @@
+"""Publishing: measured on LFW by the project itself, written into the card and the table."""
+
+import pathlib
+
+import cv2
+import numpy as np
+import pytest
+
+from spherekeras import presets, zoo
+from spherekeras.data.detection import Face
+from spherekeras.data.drawn_faces import draw_face
+from spherekeras.embedder import FaceEmbedder
+from spherekeras.presets import PresetConfig
+
+CONFIG = PresetConfig(
+    "MobileFaceNet",
+    {"embedding_dim": 16, "input_shape": [112, 96, 3]},
+    "sphereface_112x96",
+    112,
+    96,
+    1 / 128,
+    127.5,
+)
+
+
+class Middle:
+    """A detector that finds every face in the middle."""
+
+    name = "middle"
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        landmarks = draw_face(0, 0, image.shape[:2]).landmarks
+        return [Face((0.0, 0.0, 1.0, 1.0), landmarks, 1.0)]
+
+
+@pytest.fixture
+def lfw(tmp_path: pathlib.Path) -> pathlib.Path:
+    root = tmp_path / "lfw"
+    lines = ["10\t1"]
+    for fold in range(10):
+        for name, identity in ((f"A{fold}", 2 * fold), (f"B{fold}", 2 * fold + 1)):
+            (root / name).mkdir(parents=True)
+            for picture in (1, 2):
+                image = draw_face(identity, picture, (120, 120)).image[..., ::-1]
+                cv2.imwrite(str(root / name / f"{name}_{picture:04d}.jpg"), image)
+        lines += [f"A{fold}\t1\t2", f"A{fold}\t1\tB{fold}\t1"]
+    (root / "pairs.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_publish_measures_and_writes_card_and_table(
+    lfw: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    faces = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG, {"terms": "None."})
+    trained = faces.save_preset(tmp_path / "trained", recipe="[data]\n")
+    folder = zoo.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle())
+    again = FaceEmbedder.from_preset(folder)
+    metric = again.metadata["metrics"][0]
+    assert metric["name"] == "LFW view 2" and metric["pairs"] == 20
+    assert again.metadata["name"] == "mine" and again.metadata["versions"]["keras"]
+    card = (folder / "README.md").read_text()
+    assert metric["value"] in card and "10 folds" in card and "middle" in card
+    assert (folder / "recipe.toml").read_text() == "[data]\n"
+    table = (tmp_path / "zoo" / "README.md").read_text()
+    assert f"| [mine](mine/README.md) | MobileFaceNet | {again.metadata['parameters']:,} |" in table
+    assert metric["value"] in table
+
+
+def test_a_table_without_rows_says_so() -> None:
+    assert zoo.text_table([]) == "The zoo is empty."
