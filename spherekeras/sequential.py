@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 
 from spherekeras.layers.margin_head import MarginHead
 
@@ -21,7 +22,8 @@ class Sequential(keras.Sequential):
         **kwargs: of `keras.Sequential`.
 
     Raises:
-        ValueError: in `fit`, where the last layer is not a head or no labels are given.
+        ValueError: in `fit`, where the last layer is not a head, or labels are missing, one-hot,
+            floats or out of range.
 
     Example:
 
@@ -32,6 +34,11 @@ class Sequential(keras.Sequential):
     >>> tuple(model.predict(np.ones((6, 5), "float32"), verbose=0).shape)
     (6, 4)
     """
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(y, np.ndarray) and self.layers and isinstance(self.layers[-1], MarginHead):
+            self.layers[-1].check_labels(y)  # all at once, before a step compiles
+        return super().fit(x, y, *args, **kwargs)
 
     def train_step(self, *args: Any) -> Any:
         return super().train_step(*args[:-1], self._with_labels(args[-1]))

@@ -124,3 +124,12 @@ def test_another_last_layer_is_refused() -> None:
     model = compiled(sk.Sequential([keras.layers.Dense(CLASSES)]))
     with pytest.raises(ValueError, match=r"head of `spherekeras.layers` as its last layer"):
         model.fit(x, y, verbose=0)
+
+
+def test_bad_labels_are_named_before_a_step_compiles() -> None:
+    x, y = data()
+    model = compiled(sk.Sequential([backbone(), heads()["ASoftmax"]]))
+    with pytest.raises(ValueError, match=r"labels in `\[0, 5\)`. Received labels from 1 to 5"):
+        model.fit(x, y + 1, verbose=0)
+    with pytest.raises(ValueError, match=r"For one-hot labels pass `ops.argmax"):
+        model.fit(x, np.eye(CLASSES)[y], verbose=0)

@@ -79,7 +79,7 @@ class MarginHead(NormalizedDense):
                     "`fit(images, labels)` on to its head."
                 )
             return cosines * scale
-        labels = self._check_labels(labels)
+        labels = self.check_labels(labels)
         inside = ops.logical_and(labels >= 0, labels < self.units)
         scale = ops.cast(ops.where(inside, scale, math.nan), cosines.dtype)
         labels = ops.where(inside, labels, 0)
@@ -93,24 +93,8 @@ class MarginHead(NormalizedDense):
         own = labels == ops.arange(self.units, dtype="int32")
         return ops.where(own, target, cosines) * scale
 
-    def scale_of(self, norm: Tensor) -> Tensor:
-        """The factor on the cosines, from the embeddings' norms `(batch, 1)`."""
-        raise NotImplementedError
-
-    def target(self, cosine: Tensor, training: bool = False) -> Tensor:
-        """What replaces the cosines `(batch, 1)` of the labels' classes."""
-        raise NotImplementedError
-
-    def compute_output_shape(
-        self, embedding_shape: tuple[int | None, ...], labels_shape: Any = None
-    ) -> tuple[Any, ...]:
-        return super().compute_output_shape(embedding_shape)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "gradient": self.gradient}
-
-    def _check_labels(self, labels: Tensor) -> Tensor:
-        """The labels as int32 `(batch, 1)`."""
+    def check_labels(self, labels: Tensor) -> Tensor:
+        """Returns the labels as int32 `(batch, 1)`; raises ValueError for what are no labels."""
         if not hasattr(labels, "dtype"):
             labels = ops.convert_to_tensor(labels)
         dtype, shape = keras.backend.standardize_dtype(labels.dtype), tuple(labels.shape)
@@ -133,6 +117,22 @@ class MarginHead(NormalizedDense):
                 f"`units={int(values.max()) + 1}`, or renumber the labels from 0."
             )
         return ops.reshape(ops.cast(labels, "int32"), (-1, 1))
+
+    def scale_of(self, norm: Tensor) -> Tensor:
+        """The factor on the cosines, from the embeddings' norms `(batch, 1)`."""
+        raise NotImplementedError
+
+    def target(self, cosine: Tensor, training: bool = False) -> Tensor:
+        """What replaces the cosines `(batch, 1)` of the labels' classes."""
+        raise NotImplementedError
+
+    def compute_output_shape(
+        self, embedding_shape: tuple[int | None, ...], labels_shape: Any = None
+    ) -> tuple[Any, ...]:
+        return super().compute_output_shape(embedding_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "gradient": self.gradient}
 
 
 def _values(labels: Tensor) -> np.ndarray | None:
