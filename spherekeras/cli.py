@@ -167,6 +167,8 @@ def _align(options: argparse.Namespace) -> int:
         detector=_detector(options),
     )
     print(report)
+    for failure in report.failures:
+        print(f"left out: {failure.source}: {failure.reason}", file=sys.stderr)
     return 1 if report.failures else 0
 
 
@@ -191,7 +193,10 @@ def _train(options: argparse.Namespace) -> None:
 
     load_recipe(options.recipe)  # a slip in the recipe is told before TensorFlow loads
     with _quiet():
+        from absl import logging as absl_logging
+
         from spherekeras.training import train
+    absl_logging.set_verbosity(absl_logging.INFO)
     folder = train(
         options.recipe, options.data, options.out, verbose=1 if sys.stderr.isatty() else 2
     )

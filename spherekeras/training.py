@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 
 from spherekeras import backbones, layers
 from spherekeras.data import pipeline
@@ -79,9 +80,12 @@ def train(
         model = build_model(plan, classes)
         compile_model(model, plan)
         model.optimizer.build(model.trainable_variables)
+    logging.info("%d crops of %d identities", len(train_positions), classes)
     every = plan.training.checkpoint_steps
     done = _resume(model, out / _CHECKPOINT)
     validation = _Validation(records, validation_positions, plan, model)
+    if done:
+        logging.info("going on from step %d of %d", done, plan.training.steps)
     if done < plan.training.steps:
         data = pipeline.batches(
             records,
@@ -194,6 +198,7 @@ def _records(source: str | os.PathLike[str], out: pathlib.Path) -> Records:
         return open_records(source)
     if (out / "records" / "records.json").is_file():
         return open_records(out / "records")
+    logging.info("packing %s into %s", source, out / "records")
     return pack(source, out / "records")
 
 

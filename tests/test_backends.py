@@ -422,7 +422,7 @@ def main(folder: pathlib.Path) -> None:
     import keras
 
     assert keras.backend.backend() == backend
-    warnings.simplefilter("error")
+    warnings.simplefilter("default")
     warnings.simplefilter("ignore", DeprecationWarning)
     out: Numbers = {}
     shutil.rmtree(folder / backend, ignore_errors=True)
