@@ -56,7 +56,7 @@ def card(metadata: dict[str, Any], config: "PresetConfig") -> str:
         'answer = faces.verify("a.jpg", "b.jpg")',
         "```",
     ]
-    return "\n".join(line for line in lines if line is not None) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 _SHOWN = ("name", "value", "protocol")

@@ -104,8 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("a")
     verify.add_argument("b")
     verify.add_argument("--preset", help="name or folder (default: the zoo's first)")
-    verify.add_argument("--far", type=float, help="false accept rate of the threshold")
-    verify.add_argument("--threshold", type=float, help="similarity of your own")
+    rate = verify.add_mutually_exclusive_group()
+    rate.add_argument("--far", type=float, help="false accept rate of the threshold")
+    rate.add_argument("--threshold", type=float, help="similarity of your own")
     verify.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(verify)
 
@@ -176,7 +177,7 @@ def _pack(options: argparse.Namespace) -> int:
     from spherekeras.data.records import pack
 
     with _quiet():
-        pass  # imports the backend
+        pass  # Keras and its backend
     with _progress("packing") as progress:
         records = pack(options.source, options.out, progress)
     print(
@@ -291,9 +292,15 @@ def _export(options: argparse.Namespace) -> None:
     from spherekeras.errors import ExportError
 
     if options.out.endswith(".onnx"):
+        if options.quantization != "float32" or options.representative:
+            raise ExportError(
+                "`--quantization` and `--representative` are TFLite's. Leave them out."
+            )
         report = export.to_onnx(options.preset, options.out)
     elif options.out.endswith(".tflite"):
         crops = None
+        if options.quantization == "int8" and not options.representative:
+            raise ExportError("int8 needs `--representative RECORDS`, crops to calibrate on.")
         if options.representative:
             from spherekeras.data.records import open_records
 
@@ -422,7 +429,3 @@ def _quiet() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -84,7 +85,8 @@ class FaceEmbedder:
             detector: see the class.
 
         Raises:
-            PresetError: unknown, damaged, or not what its golden vectors say.
+            PresetError: unknown or damaged. Whether this machine computes what the golden vectors
+                say is `check_golden`'s question.
         """
         folder = presets.find_preset(name_or_folder)
         presets.check_files(folder)
@@ -150,9 +152,19 @@ class FaceEmbedder:
             NoFaceError, ImageError: see `embed`.
             PresetError: the preset carries no threshold (at this FAR).
         """
+        if threshold is not None and (far is not None or not -2 <= threshold <= 2):
+            raise PresetError(
+                "Give `verify` a FAR or a threshold (a cosine, from -1 to 1), not both. Received: "
+                f"far={far}, threshold={threshold}."
+            )
         own: dict[str, Any] = {"threshold": threshold, "far": None, "data": "given by the caller"}
         chosen = self.threshold(far) if threshold is None else own
         first, second = self.embed(a), self.embed(b)
+        if len(first) != 1 or len(second) != 1:
+            raise ImageError(
+                f"`verify` compares one face with one face. Received: {len(first)} and "
+                f"{len(second)}. For many pairs compare the rows of `faces.embed(...)`."
+            )
         similarity = float(np.sum(first[0] * second[0]))
         return Verification(
             similarity,
@@ -170,7 +182,7 @@ class FaceEmbedder:
                 "This preset carries no threshold. Give one: `faces.verify(a, b, threshold=0.4)`."
             )
         if far is None:
-            return min(known, key=lambda t: abs(np.log(t["far"] / 1e-2)))
+            return min(known, key=lambda t: abs(t["far"] - 1e-2))
         for candidate in known:
             if np.isclose(candidate["far"], far):
                 return candidate
@@ -201,8 +213,8 @@ class FaceEmbedder:
     def centre_crop(self, source: Source) -> np.ndarray:
         """The crop that stands in for a face not found: the middle of a 250x250 LFW picture.
 
-        A fixed square of 0.45 of the picture's height around its centre, resized: about where
-        the faces of LFW lie.
+        A rectangle of the crop's shape, 0.45 of the picture high, around its centre, resized:
+        about where the faces of LFW lie.
         """
         import cv2
 
@@ -253,7 +265,8 @@ class FaceEmbedder:
             if progress:
                 progress(min(first + _BATCH, len(crops)), len(crops))
         if not parts:
-            return np.zeros((0, self.backbone.output_shape[-1]), np.float32)
+            width = self.backbone.output_shape[-1] * (2 if mirror == "concat" else 1)
+            return np.zeros((0, width), np.float32)
         embeddings = np.concatenate(parts)
         if normalize:
             length = np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -264,7 +277,7 @@ class FaceEmbedder:
         self,
         folder: str | os.PathLike[str],
         metadata: dict[str, Any] | None = None,
-        recipe: str = "",
+        recipe: str | None = None,
     ) -> pathlib.Path:
         """Saves everything as a preset folder; the same weights give the same bytes.
 
@@ -273,11 +286,25 @@ class FaceEmbedder:
 
         Args:
             folder: where to.
-            metadata: what is known; by default what this embedder was loaded with.
-            recipe: text of the recipe that trained the weights.
+            metadata: what is known; by default what this embedder was loaded with, less the
+                measurements and thresholds where the weights have changed since.
+            recipe: text of the recipe that trained the weights; by default the loaded one.
+
+        Raises:
+            PresetError: a weight that is not finite or does not fit float16.
         """
         folder = pathlib.Path(folder)
+        with tempfile.TemporaryDirectory() as scratch:
+            stored = pathlib.Path(scratch) / "model.weights.h5"
+            presets.write_weights(self.backbone, stored)
+            weights = stored.read_bytes()
         known = dict(self.metadata if metadata is None else metadata)
+        if metadata is None and not self._are_loaded(weights):
+            for key in ("metrics", "thresholds", "validation"):
+                known.pop(key, None)
+        if recipe is None:
+            loaded = self.folder / "recipe.toml" if self.folder else None
+            recipe = loaded.read_text(encoding="utf-8") if loaded and loaded.is_file() else ""
         known["parameters"] = self.backbone.count_params()
         known.setdefault("name", folder.name)
 
@@ -290,7 +317,7 @@ class FaceEmbedder:
         presets.write_preset(
             folder,
             {
-                "model.weights.h5": lambda path: presets.write_weights(self.backbone, path),
+                "model.weights.h5": weights,
                 "config.json": presets.to_json({"format": 1, **dataclasses.asdict(self.config)}),
                 "metadata.json": presets.to_json(known),
                 "recipe.toml": recipe,
@@ -326,6 +353,13 @@ class FaceEmbedder:
         padded[: len(crops)] = (pixels.astype(np.float32) - self.config.offset) * self.config.scale
         embeddings = keras.ops.convert_to_numpy(self.backbone.predict_on_batch(padded))
         return np.asarray(embeddings[: len(crops)], np.float32)
+
+    def _are_loaded(self, weights: bytes) -> bool:
+        """Whether these are the weights that this embedder came with (or was made with)."""
+        if self.folder is None:
+            return True
+        path = self.folder / "model.weights.h5"
+        return path.is_file() and path.read_bytes() == weights
 
     def _checked(self, crop: np.ndarray) -> np.ndarray:
         images.check_crop(crop, self.config.height, self.config.width)

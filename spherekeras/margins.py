@@ -56,7 +56,7 @@ def psi(cosine: Tensor, margin: float) -> Tensor:
         margin: m ≥ 1, never cut to a whole number.
 
     Returns:
-        Tensor of the shape of `cosine`, falling from 1 at θ = 0 to 1 - 2m at θ = π.
+        Tensor of the shape of `cosine`, falling from 1 at θ = 0 (for a whole m to 1 - 2m at π).
 
     Example:
 

@@ -57,6 +57,29 @@ class PresetConfig:
     channel_order: str = "RGB"
     mirror: str = "none"
 
+    def __post_init__(self) -> None:
+        from spherekeras.data.alignment import TEMPLATES
+
+        numbers = (self.scale, self.offset)
+        rules = {
+            f"`backbone` is one of {', '.join(BACKBONES)}": self.backbone in BACKBONES,
+            "`arguments` is a table": isinstance(self.arguments, dict),
+            f"`template` is one of {', '.join(TEMPLATES)}": self.template in TEMPLATES,
+            "`height` and `width` are whole numbers": type(self.height) is type(self.width) is int,
+            "`scale` and `offset` are numbers": all(type(n) in (int, float) for n in numbers),
+            "`channel_order` is RGB or BGR": self.channel_order in ("RGB", "BGR"),
+            "`mirror` is none, sum or concat": self.mirror in ("none", "sum", "concat"),
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise PresetError(f"A preset's config is wrong: {rule}. Received: {self}.")
+        shape = list(self.arguments.get("input_shape", (112, 96, 3)))
+        if shape != [self.height, self.width, 3]:
+            raise PresetError(
+                f"A preset's config contradicts itself: the crop is {self.height}x{self.width}, "
+                f"the backbone's input_shape {shape}."
+            )
+
 
 def list_presets() -> list[str]:
     """Returns the names of the presets in `$SPHEREKERAS_ZOO` and the checkout's zoo/.
@@ -86,7 +109,7 @@ def find_preset(name_or_folder: str | os.PathLike[str]) -> pathlib.Path:
     path = pathlib.Path(name_or_folder)
     name = str(name_or_folder)
     for candidate in (path, *(zoo / name for zoo in _zoos())):
-        if candidate.is_dir() and any((candidate / file).exists() for file in (*FILES, SUMS)):
+        if (candidate / "config.json").exists() or (candidate / SUMS).exists():
             return candidate
     known = list_presets()
     nearest = difflib.get_close_matches(name, known, 1, 0.3)
@@ -136,15 +159,11 @@ def read_config(folder: pathlib.Path) -> PresetConfig:
             f"{folder / 'config.json'} is of a format this version cannot read. Update spherekeras."
         )
     try:
-        config = PresetConfig(**values)
+        return PresetConfig(**values)
     except TypeError as error:
         raise PresetError(f"{folder / 'config.json'} has a wrong key: {error}.") from None
-    if config.backbone not in BACKBONES:
-        raise PresetError(
-            f"{folder / 'config.json'} names the backbone {config.backbone!r}; known are "
-            f"{', '.join(BACKBONES)}."
-        )
-    return config
+    except PresetError as error:
+        raise PresetError(f"{folder / 'config.json'}: {error}") from None
 
 
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
@@ -156,7 +175,12 @@ def build_backbone(config: PresetConfig) -> Any:
     """Returns the untrained backbone of a preset, a `keras.Model`."""
     from spherekeras import backbones
 
-    return getattr(backbones, config.backbone)(**config.arguments)
+    try:
+        return getattr(backbones, config.backbone)(**config.arguments)
+    except (TypeError, ValueError) as error:
+        raise PresetError(
+            f"A preset's config does not build {config.backbone}({config.arguments}): {error}"
+        ) from None
 
 
 def read_weights(folder: pathlib.Path, config: PresetConfig) -> Any:
@@ -164,7 +188,9 @@ def read_weights(folder: pathlib.Path, config: PresetConfig) -> Any:
     backbone = build_backbone(config)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Keras only warns of weights that it leaves untrained
+            warnings.simplefilter(
+                "error", UserWarning
+            )  # Keras only warns of weights that it leaves untrained
             backbone.load_weights(folder / "model.weights.h5")
     except (OSError, ValueError, KeyError, UserWarning) as error:
         reason = str(error).strip().splitlines()[0]
@@ -185,10 +211,15 @@ def write_weights(backbone: Any, path: pathlib.Path) -> None:
 
             def copy(name: str, item: Any) -> None:
                 if isinstance(item, h5py.Dataset):
-                    half = item.dtype == np.float32
-                    target.create_dataset(
-                        name, data=item[()].astype(np.float16) if half else item[()]
-                    )
+                    value = item[()]
+                    if item.dtype == np.float32:
+                        if not np.all(np.abs(value) <= np.finfo(np.float16).max):
+                            raise PresetError(
+                                f"The weight {name} is not finite or does not fit float16; a "
+                                "preset of it would be of no use. Train with a lower learning rate."
+                            )
+                        value = value.astype(np.float16)
+                    target.create_dataset(name, data=value)
                 else:
                     group = target.require_group(name)
                     for key, value in item.attrs.items():

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from spherekeras import __version__, presets
+from spherekeras.errors import DataError, SphereKerasError
 from spherekeras.quickstart_page import QuickstartResults, write_page
 
 PEOPLE, PICTURES = 120, 16
@@ -28,11 +29,14 @@ def quickstart(
     """Runs the whole road and returns the page that shows it.
 
     Args:
-        out: folder for everything written; emptied of an earlier quickstart first.
+        out: folder for everything written: a new one, or an earlier quickstart's.
         say: called with one sentence a stage.
 
     Returns:
         Path of `index.html`.
+
+    Raises:
+        DataError: `out` holds files that are not an earlier quickstart's.
     """
     import keras
 
@@ -43,8 +47,7 @@ def quickstart(
     from spherekeras.training import pairs, train
 
     out, started = pathlib.Path(out), time.monotonic()
-    for name in ("crops", "run", "export"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    _claim(out)
 
     say(f"Drawing {PEOPLE} people, {PICTURES} pictures each, and {STRANGERS} strangers ...")
     crops, labels = drawn_crops(range(PEOPLE), PICTURES)
@@ -96,7 +99,7 @@ def quickstart(
             "threshold": f"{threshold:.4f}, at FAR 1e-2 on identities held out from training",
             "command": "spherekeras quickstart",
         },
-        cards=[_card(presets.find_preset(name)) for name in presets.list_presets()],
+        cards=[card for name in presets.list_presets() if (card := _card(name))],
     )
     page = out / "index.html"
     write_page(page, results)
@@ -105,6 +108,18 @@ def quickstart(
         f"{time.monotonic() - started:.0f} s in all."
     )
     return page.resolve()
+
+
+def _claim(out: pathlib.Path) -> None:
+    """Makes `out` an empty folder of the quickstart's own; other people's files are not touched."""
+    marker = out / ".quickstart"
+    if out.exists() and not marker.exists() and any(out.iterdir()):
+        raise DataError(f"{out} holds other files. Give a new folder with `--out`.")
+    for name in ("crops", "run", "export"):
+        if (out / name).exists():
+            shutil.rmtree(out / name)
+    out.mkdir(parents=True, exist_ok=True)
+    marker.touch()
 
 
 def _write_crops(folder: pathlib.Path, crops: np.ndarray, labels: np.ndarray) -> None:
@@ -134,9 +149,12 @@ def _row(report: object) -> dict[str, object]:
     }
 
 
-def _card(folder: pathlib.Path) -> dict[str, dict[str, str]]:
-    metadata = presets.read_metadata(folder)
+def _card(name: str) -> dict[str, dict[str, str]]:
+    try:
+        metadata = presets.read_metadata(presets.find_preset(name))
+    except SphereKerasError as error:
+        return {name: {"damaged": str(error)}}
     rows = {"description": str(metadata.get("description", ""))}
     rows |= {metric["name"]: str(metric["value"]) for metric in metadata.get("metrics", [])}
-    rows |= {"parameters": f"{metadata['parameters']:,}", "terms": str(metadata.get("terms", ""))}
-    return {folder.name: rows}
+    rows |= {key: str(metadata[key]) for key in ("parameters", "terms") if key in metadata}
+    return {name: rows}

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import os
 import pathlib
+import re
 import tomllib
 import types
 import typing
@@ -80,7 +81,8 @@ class Training:
         steps: of training.
         batch_size: the global batch.
         checkpoint_steps: steps between two checkpoints (an "epoch" of the logs).
-        precision: "float32", "mixed_bfloat16" or "mixed_float16"; heads stay in float32.
+        precision: "float32" or "mixed_bfloat16"; heads stay in float32. (float16 needs a loss
+            scale whose skipped steps no step counter sees, so it is not offered.)
     """
 
     steps: int = 1000
@@ -122,38 +124,53 @@ class Recipe:
     card: Card = Card()
 
     def __post_init__(self) -> None:
-        if not self.name or not all(c.isalnum() or c in "_-." for c in self.name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
             raise RecipeError(
-                f"A recipe's name is made of letters, digits, '_', '-' and '.'. Received: "
-                f"name={self.name!r}."
+                "A recipe's name is made of letters, digits, '_', '-' and '.', and starts with a "
+                f"letter or digit. Received: name={self.name!r}."
             )
-        t, o, d = self.training, self.optimizer, self.data
-        rules = {
-            "training.steps": t.steps >= 1,
-            "training.batch_size": t.batch_size >= 1,
-            "training.checkpoint_steps": t.checkpoint_steps >= 1,
-            "optimizer.learning_rate": o.learning_rate > 0,
-            "optimizer.momentum": 0 <= o.momentum < 1,
-            "optimizer.weight_decay": o.weight_decay >= 0,
-            "optimizer.warmup": 0 <= o.warmup < t.steps,
-            "optimizer.clip": o.clip >= 0,
-            "optimizer.milestones": list(o.milestones) == sorted({*o.milestones})
-            and all(o.warmup < m < t.steps for m in o.milestones),
-            "data.min_images": d.min_images >= 1,
-            "data.validation": 0 <= d.validation < 1,
+        t, o = self.training, self.optimizer
+        ranges: dict[str, tuple[float, float]] = {
+            "seed": (0, 2**31 - 1),
+            "data.min_images": (1, 10**9),
+            "data.validation": (0, 0.9),
+            "backbone.embedding_dim": (1, 65536),
+            "optimizer.learning_rate": (1e-12, 1e12),
+            "optimizer.momentum": (0, 0.999999),
+            "optimizer.weight_decay": (0, 1),
+            "optimizer.warmup": (0, max(t.steps - 1, 0)),
+            "optimizer.clip": (0, 1e12),
+            "training.steps": (1, 10**12),
+            "training.batch_size": (1, 10**6),
+            "training.checkpoint_steps": (1, 10**9),
+            "augmentation.shift": (0, 56),
+            "augmentation.zoom": (0, 0.5),
+            "augmentation.brightness": (0, 1),
+            "augmentation.contrast": (0, 1),
+            "augmentation.grey": (0, 1),
+            "augmentation.erase": (0, 1),
         }
-        for key, fits in rules.items():
-            if not fits:
-                section, name = key.split(".")
-                value = getattr(getattr(self, section), name)
-                raise RecipeError(f"Recipe key `{key}` is out of range. Received: {value}.")
+        for key, (low, high) in ranges.items():
+            value: Any = self
+            for part in key.split("."):
+                value = getattr(value, part)
+            if not low <= value <= high:
+                raise RecipeError(
+                    f"Recipe key `{key}` lies between {low:g} and {high:g}. Received: {value}."
+                )
+        falls = list(o.milestones)
+        if falls != sorted(set(falls)) or not all(o.warmup < m < t.steps for m in falls):
+            raise RecipeError(
+                "`optimizer.milestones` rise between `optimizer.warmup` and `training.steps`. "
+                f"Received: {falls}."
+            )
         if t.steps % t.checkpoint_steps:
             raise RecipeError(
                 f"`training.steps` ({t.steps}) is a multiple of `training.checkpoint_steps` "
                 f"({t.checkpoint_steps}). Set steps = "
                 f"{-(-t.steps // t.checkpoint_steps) * t.checkpoint_steps}."
             )
-        _known("training.precision", t.precision, ("float32", "mixed_bfloat16", "mixed_float16"))
+        _known("training.precision", t.precision, ("float32", "mixed_bfloat16"))
         _known("backbone.name", self.backbone.name, ("SphereFaceNet", "MobileFaceNet"))
         _known("head.name", self.head.name, ("ASoftmax", "MarginLinear"))
         if self.backbone.width not in (96, 112) or self.backbone.height != 112:
@@ -212,7 +229,7 @@ def _value(key: str, hint: Any, value: Any) -> Any:
         if typing.get_origin(choice) is tuple and isinstance(value, list):
             return tuple(_value(key, typing.get_args(choice)[0], item) for item in value)
         if choice is float and type(value) in (int, float):
-            return value
+            return float(value)
         if isinstance(choice, type) and type(value) is choice:
             return value
     wanted = " or ".join(str(getattr(c, "__name__", c)) for c in choices if c is not type(None))

@@ -47,7 +47,7 @@ class Sequential(keras.Sequential):
         return super().test_step(*args[:-1], self._with_labels(args[-1]))
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if not isinstance(inputs, (list, tuple)):
+        if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
             return super().call(inputs, training=training, mask=mask)
         x, labels = inputs
         for layer in self.layers[:-1]:

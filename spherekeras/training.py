@@ -18,9 +18,9 @@ from absl import logging
 
 from spherekeras import backbones, layers
 from spherekeras.data import pipeline
-from spherekeras.data.records import Records, open_records, pack
+from spherekeras.data.records import Records, fingerprint, open_records, pack
 from spherekeras.embedder import FaceEmbedder
-from spherekeras.errors import TrainingError
+from spherekeras.errors import RecipeError, TrainingError
 from spherekeras.evaluation import metrics
 from spherekeras.files import atomic_path
 from spherekeras.presets import PresetConfig
@@ -64,6 +64,7 @@ def train(
 
     out = pathlib.Path(out)
     plan = load_recipe(recipe)
+    check_model(plan)
     text = pathlib.Path(recipe).read_text(encoding="utf-8")
     records = _records(source, out)
     _claim(out, text, records)
@@ -75,6 +76,12 @@ def train(
         gpus = tf.config.list_logical_devices("GPU")
         strategy = tf.distribute.MirroredStrategy() if gpus else tf.distribute.get_strategy()
 
+    replicas = strategy.num_replicas_in_sync
+    if plan.training.batch_size % replicas:
+        raise RecipeError(
+            f"`training.batch_size` is the global batch and divides by the {replicas} replicas. "
+            f"Received: {plan.training.batch_size}. Set it to a multiple of {replicas}."
+        )
     keras.utils.set_random_seed(plan.seed)
     with strategy.scope():
         model = build_model(plan, classes)
@@ -127,6 +134,15 @@ def build_model(recipe: Recipe, classes: int) -> Sequential:
         return model
     finally:
         keras.config.set_dtype_policy(policy)
+
+
+def check_model(recipe: Recipe) -> None:
+    """Builds head and backbone once, so that their slips are told before any work is done."""
+    try:
+        build_head(recipe.head, 2)
+        build_backbone(recipe.backbone)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"The recipe's head or backbone cannot be built: {error}") from None
 
 
 def build_backbone(plan: Backbone) -> keras.Model:
@@ -194,12 +210,23 @@ def learning_rate(plan: Optimizer, steps: int) -> keras.optimizers.schedules.Lea
 
 
 def _records(source: str | os.PathLike[str], out: pathlib.Path) -> Records:
+    """The records to train on: the source itself, or what it was packed into."""
     if (pathlib.Path(source) / "records.json").is_file():
         return open_records(source)
-    if (out / "records" / "records.json").is_file():
-        return open_records(out / "records")
-    logging.info("packing %s into %s", source, out / "records")
-    return pack(source, out / "records")
+    packed = out / "records"
+    if (packed / "records.json").is_file():
+        records = open_records(packed)
+        if records.source != fingerprint(source):
+            raise TrainingError(
+                f"{packed} was packed from other pictures than {source} now holds. Give a new "
+                f"folder with `--out`, or delete {packed}."
+            )
+        return records
+    logging.info("packing %s into %s", source, packed)
+    records = pack(source, packed)
+    for skipped in records.skipped:
+        logging.warning("left out: %s", skipped["reason"])
+    return records
 
 
 def _claim(out: pathlib.Path, text: str, records: Records) -> None:
@@ -207,7 +234,11 @@ def _claim(out: pathlib.Path, text: str, records: Records) -> None:
     stamp = {"recipe.toml": text, "records.sha256": records.checksum + "\n"}
     for name, content in stamp.items():
         path = out / name
-        if (out / _CHECKPOINT).exists() and path.exists() and path.read_text() != content:
+        if (
+            (out / _CHECKPOINT).exists()
+            and path.exists()
+            and path.read_text(encoding="utf-8") != content
+        ):
             raise TrainingError(
                 f"{out} holds a run with another {name}. Give a new folder with `--out`, or delete "
                 "this one to train anew."
@@ -243,22 +274,28 @@ class _Watch(keras.callbacks.Callback):
         self.first, self.started = self._step(), time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        if logs and not math.isfinite(float(logs["loss"])) and not self.failure:
-            kept = f"{self.checkpoint} is intact" if self.checkpoint.exists() else "none was kept"
-            state = ", ".join(f"{key} {value:.4g}" for key, value in self._head().items())
-            self.failure = (
-                f"The loss is no longer finite at step {self._step()} ({state}). Lower "
-                "`optimizer.learning_rate`, set `optimizer.clip`, or raise lambda's floor in "
-                f"`head.annealing`. Last checkpoint: {kept}."
-            )
-            self.model.stop_training = True
+        if logs and not math.isfinite(float(logs["loss"])):
+            self._fail("The loss is")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if logs is None:
             return
+        if not all(np.isfinite(weight).all() for weight in self.model.get_weights()):
+            self._fail("A weight is")
         steps = self._step() - self.first
         logs.update(self._head())
         logs["steps_per_second"] = steps / (time.perf_counter() - self.started)
+
+    def _fail(self, what: str) -> None:
+        if not self.failure:
+            kept = f"{self.checkpoint} is intact" if self.checkpoint.exists() else "none was kept"
+            state = ", ".join(f"{key} {value:.4g}" for key, value in self._head().items())
+            self.failure = (
+                f"{what} no longer finite at step {self._step()} ({state}). Lower "
+                "`optimizer.learning_rate`, set `optimizer.clip`, or raise lambda's floor in "
+                f"`head.annealing`. Last checkpoint: {kept}."
+            )
+            self.model.stop_training = True
 
     def _step(self) -> int:
         return int(self.model.optimizer.iterations.numpy())
@@ -271,7 +308,7 @@ class _Watch(keras.callbacks.Callback):
 
 
 class _Checkpoint(keras.callbacks.Callback):
-    """Keeps network, head, optimiser and annealing after every epoch, atomically."""
+    """Keeps network, head, optimiser and annealing after every epoch, whole and finite."""
 
     def __init__(self, path: pathlib.Path, watch: _Watch) -> None:
         super().__init__()
@@ -314,33 +351,39 @@ class _Validation(keras.callbacks.Callback):
         if logs is None or not self.usable or self.model.stop_training:
             return
         similarities, same = self.scores(FaceEmbedder(self.backbone, self.config))
+        if not np.isfinite(similarities).all():
+            return
         logs["val_auc"] = metrics.auc(similarities, same)
         logs["val_tar_at_far_1e-2"] = metrics.tar_at_far(similarities, same, 1e-2)
 
 
 def pairs(labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Returns positions of verification pairs: every pair of one person, and as many others.
+    """Returns positions of verification pairs: all of one person, and many of two, none twice.
 
-    At least 10,000 pairs of different people are drawn where there are that many, so that a
-    FAR of 1e-3 can be measured.
+    Of pairs of different people there are as many as of one person, and at least 10,000, so
+    that a FAR of 1e-3 can be measured; all, where there are fewer.
     """
-    order = np.argsort(labels, kind="stable")
-    first, second = [], []
-    for group in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
-        i, j = np.triu_indices(len(group), 1)
-        first.append(group[i])
-        second.append(group[j])
-    same_first, same_second = np.concatenate(first), np.concatenate(second)
-    count = max(len(same_first), 10_000)
-    rng = np.random.default_rng([seed, 3])
-    if not len(labels):
-        return same_first, same_second
-    a, b = rng.integers(0, len(labels), (2, 2 * count))
-    different = np.flatnonzero(labels[a] != labels[b])[:count]
+    total = len(labels)
+    first, second = np.triu_indices(total, 1) if total < 2000 else _sampled(total, seed)
+    same = labels[first] == labels[second]
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    within = [group[np.stack(np.triu_indices(len(group), 1))] for group in groups]
+    ours = np.concatenate([np.zeros((2, 0), int), *within], axis=1)
+    wrong = np.flatnonzero(~same)
+    count = min(len(wrong), max(ours.shape[1], 10_000))
+    wrong = np.random.default_rng([seed, 3]).permutation(wrong)[:count]
     return (
-        np.concatenate([same_first, a[different]]),
-        np.concatenate([same_second, b[different]]),
+        np.concatenate([ours[0], first[wrong]]),
+        np.concatenate([ours[1], second[wrong]]),
     )
+
+
+def _sampled(total: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two million distinct pairs of positions, first below second."""
+    drawn = np.random.default_rng([seed, 4]).integers(0, total, (2, 2_000_000))
+    drawn.sort(axis=0)
+    code = np.unique(drawn[0][drawn[0] != drawn[1]] * total + drawn[1][drawn[0] != drawn[1]])
+    return code // total, code % total
 
 
 def preset_config(plan: Recipe) -> PresetConfig:

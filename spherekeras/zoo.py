@@ -1,6 +1,6 @@
 """The zoo: presets listed, checked, and published with their measurements."""
 
-import importlib.metadata
+import contextlib
 import os
 import pathlib
 import platform
@@ -10,10 +10,11 @@ from typing import Any
 
 from spherekeras import presets
 from spherekeras.embedder import FaceEmbedder
-from spherekeras.errors import SphereKerasError
+from spherekeras.errors import PresetError, SphereKerasError
 from spherekeras.evaluation import lfw
 from spherekeras.files import atomic_path
 
+_HEAD = "# Zoo"
 _COLUMNS = ("name", "backbone", "parameters", "megabytes", "lfw")
 
 
@@ -68,6 +69,7 @@ def publish(
         `out`.
     """
     faces = FaceEmbedder.from_preset(preset, detector=detector)
+    versions = _versions()
     metadata = {**faces.metadata, "name": pathlib.Path(out).name}
     result = lfw(faces, data, view=2, progress=progress)
     low, high = result.interval
@@ -86,13 +88,12 @@ def publish(
                 f"TAR at FAR {far:g}": result.unmeasured.get(far, f"{100 * tar:.2f} %")
                 for far, tar in result.tar_at_far.items()
             },
-            "command": f"spherekeras evaluate {pathlib.Path(out).name} --protocol lfw --data LFW",
+            "detector": faces.detector_name,
+            "command": f"spherekeras evaluate {pathlib.Path(out).name} --protocol lfw --data LFW "
+            "--detector-model MODEL",
         }
     ]
-    metadata["versions"] = {
-        name: importlib.metadata.version(name)
-        for name in ("keras", "numpy", "opencv-python-headless")
-    } | {"python": platform.python_version(), "commit": _commit()}
+    metadata["versions"] = versions
     recipe = (pathlib.Path(faces.folder or preset) / "recipe.toml").read_text(encoding="utf-8")
     folder = faces.save_preset(out, metadata=metadata, recipe=recipe)
     write_table(folder.parent)
@@ -101,9 +102,12 @@ def publish(
 
 def write_table(zoo: pathlib.Path) -> None:
     """Writes the zoo's README.md from the metadata of its presets."""
-    table = [_row(f) for f in sorted(zoo.iterdir()) if (f / "config.json").is_file()]
+    page = zoo / "README.md"
+    if page.exists() and not page.read_text(encoding="utf-8").startswith(_HEAD):
+        raise PresetError(f"{page} is not a zoo's table and is left as it is. Publish into a zoo.")
+    table = [_row(f) for f in sorted(zoo.iterdir()) if (f / presets.SUMS).is_file()]
     lines = [
-        "# Zoo",
+        _HEAD,
         "",
         "Generated from the presets' metadata by `spherekeras zoo publish`; protocol, interval and",
         "terms stand in each preset's card.",
@@ -111,34 +115,49 @@ def write_table(zoo: pathlib.Path) -> None:
         "| preset | backbone | parameters | weights | LFW view 2 |",
         "|---|---|---|---|---|",
         *(
-            f"| [{r['name']}]({r['name']}/README.md) | {r['backbone']} | {r['parameters']:,} | "
-            f"{r['megabytes']} MB | {r['lfw']} |"
+            f"| [{r['name']}]({r['name']}/README.md) | {r['backbone']} | "
+            f"{r['parameters'] or 0:,} | {r['megabytes']} MB | {r['lfw']} |"
             for r in table
         ),
     ]
-    with atomic_path(zoo / "README.md") as temporary:
+    with atomic_path(page) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _row(folder: pathlib.Path) -> dict[str, Any]:
-    metadata, config = presets.read_metadata(folder), presets.read_config(folder)
+    try:
+        metadata, config = presets.read_metadata(folder), presets.read_config(folder)
+    except PresetError as error:
+        return {**dict.fromkeys(_COLUMNS, ""), "name": folder.name, "lfw": f"damaged: {error}"}
     measured = {metric["name"]: metric["value"] for metric in metadata.get("metrics", [])}
     depth = config.arguments.get("depth")
     return {
         "name": folder.name,
         "backbone": f"{config.backbone}{f'({depth})' if depth else ''}",
-        "parameters": metadata["parameters"],
+        "parameters": metadata.get("parameters", 0),
         "megabytes": round((folder / "model.weights.h5").stat().st_size / 1e6, 1),
         "lfw": measured.get("LFW view 2", "not measured"),
     }
 
 
-def _commit() -> str:
+def _versions() -> dict[str, str]:
+    """What measured: Python, packages, and the commit of the project ("+" for changes on top)."""
+    import cv2
+    import keras
+    import numpy as np
+
     root = pathlib.Path(__file__).resolve().parent.parent
-    run = subprocess.run(
-        ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return run.stdout.strip() or "unknown"
+    commit = "not from a checkout"
+    if (root / ".git").exists():
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"]
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            run = subprocess.run(command, capture_output=True, text=True, check=True)
+            commit = run.stdout.strip()
+    return {
+        "commit": commit,
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "python": platform.python_version(),
+    }

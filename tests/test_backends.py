@@ -3,17 +3,17 @@
 A backend is chosen when Keras is imported, so each has a process of its own: this file, run as
 a program, computes a fixed scenario and writes its numbers, which the tests compare. NumPy draws
 all weights, so no backend's random numbers take part. In each process the two other backends
-cannot be imported, as on a machine that has one of them.
+cannot be imported, as on a machine that has only the one.
 """
 
 import importlib.util
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,17 @@ import pytest
 BACKENDS = ("tensorflow", "jax", "torch")
 CLASSES, DIM, BATCH, STEPS = 5, 6, 4, 10
 CROP = (32, 32, 3)
+HEADS = ("ASoftmax", "MarginLinear")
 Numbers = dict[str, np.ndarray]
+
+
+def require(backend: str) -> None:
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed, so the backends were not compared")
 
 
 def run(backend: str, folder: pathlib.Path) -> Numbers:
     """The numbers of one backend, from a process of its own."""
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed, so nothing was compared with it")
     environment = {
         **os.environ,
         "KERAS_BACKEND": backend,
@@ -50,77 +54,88 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module", params=BACKENDS[1:])
 def backend(request: pytest.FixtureRequest) -> str:
-    if importlib.util.find_spec(request.param) is None:
-        pytest.skip(f"{request.param} is not installed, so it was not compared")
+    require(request.param)
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def expected(folder: pathlib.Path) -> Numbers:
+    require("tensorflow")
     return run("tensorflow", folder)
 
 
 @pytest.fixture(scope="module")
-def numbers(backend: str, expected: Numbers, folder: pathlib.Path) -> Numbers:
-    return run(backend, folder)
+def runs(expected: Numbers, folder: pathlib.Path) -> Iterator[dict[str, Future[Numbers]]]:
+    """The other backends side by side, once TensorFlow has written what they load."""
+    with ThreadPoolExecutor() as pool:
+        installed = [name for name in BACKENDS[1:] if importlib.util.find_spec(name)]
+        yield {name: pool.submit(run, name, folder) for name in installed}
 
 
-def compare(numbers: Numbers, expected: Numbers, part: str, atol: float) -> None:
-    keys = [key for key in expected if key.startswith(part)]
-    assert keys == [key for key in numbers if key.startswith(part)] != []
-    for key in keys:
-        assert np.isfinite(expected[key]).all(), key
-        np.testing.assert_allclose(numbers[key], expected[key], rtol=1e-5, atol=atol, err_msg=key)
+@pytest.fixture(scope="module")
+def numbers(backend: str, runs: dict[str, Future[Numbers]]) -> Numbers:
+    return runs[backend].result()
 
 
 @pytest.mark.parametrize(
-    ("part", "atol"),
+    ("part", "tolerance"),
     [
-        ("margins/", 1e-5),
-        ("heads/", 1e-5),
-        ("fit/", 1e-5),
-        ("reload/", 1e-5),
-        ("forward/", 1e-4),
-        ("train/", 1e-4),
-        ("preset/", 1e-4),
+        ("margins", 1e-5),
+        ("heads", 1e-5),
+        ("fit", 1e-5),
+        ("compiled fit", 1e-5),
+        ("reload", 1e-5),
+        ("backbones", 1e-4),
+        ("preset", 1e-5),
     ],
 )
 def test_numbers_are_those_of_tensorflow(
-    numbers: Numbers, expected: Numbers, part: str, atol: float
+    backend: str, numbers: Numbers, expected: Numbers, part: str, tolerance: float
 ) -> None:
-    compare(numbers, expected, part, atol)
+    if (backend, part) == ("torch", "compiled fit"):
+        pytest.skip("torch.compile takes a minute for each model")
+    keys = [key for key in expected if key.startswith(f"{part}/")]
+    assert keys == [key for key in numbers if key.startswith(f"{part}/")] != []
+    for key in keys:
+        assert np.isfinite(expected[key]).all(), key
+        atol = tolerance * np.abs(expected[key]).max(initial=1)
+        np.testing.assert_allclose(numbers[key], expected[key], rtol=0, atol=atol, err_msg=key)
 
 
-@pytest.mark.parametrize("head", ["ASoftmax", "MarginLinear"])
-def test_sequential_functional_and_compiled_forms_agree(numbers: Numbers, head: str) -> None:
-    forms = sorted({key.split("/")[2] for key in numbers if key.startswith(f"fit/{head}/")})
-    assert forms == ["functional", "sequential", "sequential jit"]
-    for key in [key for key in numbers if key.startswith(f"fit/{head}/functional/")]:
-        for form in forms[1:]:
-            other = numbers[key.replace("functional", form)]
-            np.testing.assert_allclose(other, numbers[key], atol=1e-5, err_msg=f"{form} {key}")
+@pytest.mark.parametrize("head", HEADS)
+def test_sequential_functional_and_compiled_fit_agree(numbers: Numbers, head: str) -> None:
+    start = f"fit/{head}/functional/"
+    for key in [key for key in numbers if key.startswith(start)]:
+        others = [key.replace("functional", "sequential")]
+        others += [f"compiled {other}" for other in others if f"compiled {other}" in numbers]
+        for other in others:
+            np.testing.assert_allclose(numbers[other], numbers[key], atol=1e-5, err_msg=other)
 
 
 def test_annealing_and_target_angle_move_in_training_alone(numbers: Numbers) -> None:
-    for form in ("functional", "sequential", "sequential jit"):
-        angle = numbers[f"fit/ASoftmax/{form}/angle after fit"]
-        assert numbers[f"fit/ASoftmax/{form}/step after fit"] == STEPS
-        assert numbers[f"fit/ASoftmax/{form}/step after evaluate"] == STEPS
-        assert angle != np.float32(np.pi / 2)
-        assert numbers[f"fit/ASoftmax/{form}/angle after evaluate"] == angle
+    starts = [key.removesuffix("step after fit") for key in numbers if "step after fit" in key]
+    assert len(starts) >= 2
+    for start in starts:
+        assert numbers[f"{start}step after fit"] == STEPS
+        assert numbers[f"{start}step after evaluate"] == STEPS
+        assert numbers[f"{start}angle after fit"] != np.float32(np.pi / 2)
+        assert numbers[f"{start}angle after evaluate"] == numbers[f"{start}angle after fit"]
 
 
-def test_a_model_saved_on_another_backend_loads_on_this_one(
+def test_a_model_saved_on_another_backend_loads_here(
     backend: str, numbers: Numbers, folder: pathlib.Path
 ) -> None:
     import keras
 
+    import spherekeras as sk
+
     x, _ = vectors()
-    model = keras.models.load_model(folder / backend / "model.keras")
-    np.testing.assert_allclose(
-        model.predict(x, verbose=0), numbers["reload/own logits"], rtol=1e-5, atol=1e-5
-    )
-    assert int(model.layers[-1].step) == STEPS
+    kind = sk.Sequential  # named before loading: importing spherekeras alone registers no class
+    # Keras stores torch's optimizer as a class that only a machine with torch can read.
+    model = keras.models.load_model(folder / backend / "model.keras", compile=False)
+    assert type(model) is kind and int(model.layers[-1].step) == STEPS
+    logits = model.predict(x, verbose=0)
+    np.testing.assert_allclose(logits, numbers["fit/ASoftmax/logits"], atol=1e-5)
 
 
 def test_the_same_weights_are_the_same_preset_bytes(
@@ -135,6 +150,9 @@ def test_a_label_out_of_range_is_never_silently_wrong(numbers: Numbers) -> None:
     assert numbers["bad label/eager"].all() and numbers["bad label/compiled"].all()
 
 
+# What follows runs in a backend's own process.
+
+
 def vectors() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     size = BATCH * STEPS
@@ -142,21 +160,20 @@ def vectors() -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(model: Any, seed: int) -> Any:
-    """Gives a model weights that depend on their shapes and order alone."""
+    """Gives a model's weights values that depend on their names, shapes and order alone."""
     rng = np.random.default_rng(seed)
     for weight in model.weights:
-        if weight.name in ("gamma", "moving_variance"):
-            weight.assign(rng.uniform(0.5, 1.5, weight.shape).astype("float32"))
-        elif weight.name == "alpha":
-            weight.assign(rng.uniform(0.0, 0.5, weight.shape).astype("float32"))
+        shape = tuple(weight.shape)
+        if weight.name in ("gamma", "moving_variance", "alpha"):
+            weight.assign(rng.uniform(0.1, 1.0, shape).astype("float32"))
         elif weight.name in ("kernel", "bias", "beta", "moving_mean"):
-            fan_in = max(np.prod(weight.shape[:-1]), 9)
-            weight.assign((rng.normal(size=weight.shape) / np.sqrt(fan_in)).astype("float32"))
+            fan_in = max(np.prod(shape[:-1]), 9)
+            weight.assign((rng.normal(size=shape) / np.sqrt(fan_in)).astype("float32"))
     return model
 
 
 def gradients(function: Callable[..., Any], *values: np.ndarray) -> list[np.ndarray]:
-    """The gradients of a scalar function in each of its arguments."""
+    """The gradients of a scalar function by each of its arguments."""
     import keras
 
     if keras.backend.backend() == "tensorflow":
@@ -192,12 +209,13 @@ def margins_scenario(out: Numbers) -> None:
         "combined": lambda c: margins.combined(c, 0.9, 0.4, 0.15),
     }
     for name, formula in formulas.items():
-        out[f"margins/{name}/value"] = ops.convert_to_numpy(formula(ops.convert_to_tensor(cosine)))
+        value = formula(ops.convert_to_tensor(cosine))
+        out[f"margins/{name}/value"] = ops.convert_to_numpy(value)
         slope = gradients(lambda c, formula=formula: ops.sum(formula(c)), cosine)[0]
         out[f"margins/{name}/slope"] = slope
     for step in (0, 1, 1658, 10**6):
         weight = margins.annealing_lambda(step, 1000.0, 0.12, 1.0, 5.0)
-        out[f"margins/lambda {step}"] = ops.convert_to_numpy(weight)
+        out[f"margins/lambda/{step}"] = ops.convert_to_numpy(weight)
 
 
 def heads_scenario(out: Numbers) -> None:
@@ -211,41 +229,44 @@ def heads_scenario(out: Numbers) -> None:
     kernel = rng.normal(size=(DIM, CLASSES)).astype("float32")
     weights = rng.normal(size=(BATCH, CLASSES)).astype("float32")
     labels = np.array([0, 4, 2, 2])
-    heads: dict[str, Callable[[str], Any]] = {
-        "ASoftmax": lambda g: sk.layers.ASoftmax(CLASSES, gradient=g),
-        "ASoftmax psi": lambda g: sk.layers.ASoftmax(CLASSES, annealing=None, gradient=g),
-        "ASoftmax 1.5": lambda g: sk.layers.ASoftmax(CLASSES, 1.5, None, gradient=g),
-        "ArcFace": lambda g: sk.layers.MarginLinear(CLASSES, gradient=g),
-        "combined": lambda g: sk.layers.MarginLinear(CLASSES, 1.2, 0.3, 0.2, 30.0, gradient=g),
+    heads: dict[str, tuple[Any, dict[str, Any]]] = {
+        "m=1.5": (sk.layers.ASoftmax, {"margin": 1.5, "annealing": None}),
+        "combined": (sk.layers.MarginLinear, {"m1": 1.2, "m2": 0.3, "m3": 0.2}),
     }
-    for name, make in heads.items():
+    for name in sk.layers.__all__:
+        kind = getattr(sk.layers, name)
+        if issubclass(kind, sk.layers.MarginHead) and kind is not sk.layers.MarginHead:
+            heads[name] = (kind, {})
+    for name, (kind, arguments) in heads.items():
         for gradient in ("exact", "detached"):
-            head = make(gradient)
+            head, key = kind(CLASSES, gradient=gradient, **arguments), f"heads/{name}/{gradient}"
             head.build(x.shape)
             head.kernel.assign(kernel)
 
             def total(x: Any, kernel: Any, head: Any = head) -> Any:
-                with keras.StatelessScope([(head.kernel, kernel)]):
-                    return ops.sum(head(x, labels) * weights)
+                with keras.StatelessScope([(head.kernel, kernel)], collect_losses=True) as scope:
+                    logits = head(x, labels, training=True)
+                return sum(scope.losses, ops.sum(ops.multiply(logits, weights)))
 
-            key = f"heads/{name}/{gradient}"
             out[f"{key}/by x"], out[f"{key}/by kernel"] = gradients(total, x, kernel)
-            out[f"{key}/free"] = ops.convert_to_numpy(head(x))
+            out[f"{key}/margin-free"] = ops.convert_to_numpy(head(x))
             out[f"{key}/angles"] = ops.convert_to_numpy(head.angles(x))
-            for dtype, shape in (("int64", (-1,)), ("uint8", (-1, 1)), ("int32", (-1,))):
+            for dtype, shape in (("int64", (-1,)), ("uint8", (-1, 1))):
                 given = ops.convert_to_tensor(labels.astype(dtype).reshape(shape))
                 out[f"{key}/{dtype}"] = ops.convert_to_numpy(head(x, given))
-            head(x, labels, training=True)
+            out[f"{key}/in training"] = ops.convert_to_numpy(head(x, labels, training=True))
             out[f"{key}/target angle"] = ops.convert_to_numpy(head.target_angle)
+            losses = [ops.convert_to_numpy(loss) for loss in head.losses]
+            out[f"{key}/losses"] = np.array(losses)
             if name == "ASoftmax":
-                out[f"{key}/lambda"] = np.float32(head.annealing_lambda())
+                out[f"{key}/lambda"] = np.array(head.annealing_lambda())
     keras.config.set_dtype_policy("mixed_bfloat16")
     head = sk.layers.ASoftmax(CLASSES)
     head.build(x.shape)
     head.kernel.assign(kernel)
     logits = head(ops.cast(x, "bfloat16"), labels)
     assert keras.backend.standardize_dtype(logits.dtype) == "float32"
-    out["heads/bfloat16"] = ops.convert_to_numpy(logits)
+    out["heads/of bfloat16 embeddings"] = ops.convert_to_numpy(logits)
     keras.config.set_dtype_policy("float32")
 
 
@@ -254,23 +275,11 @@ def make_head(name: str) -> Any:
 
     if name == "ASoftmax":
         return sk.layers.ASoftmax(CLASSES, annealing=(100.0, 0.12, 1.0, 5.0))
-    return sk.layers.MarginLinear(CLASSES, scale=16.0)
-
-
-def compiled(model: Any, jit: bool = False) -> Any:
-    import keras
-
-    model.compile(
-        keras.optimizers.SGD(0.05, momentum=0.9),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=jit,
-    )
-    return model
+    return sk.layers.MarginLinear(CLASSES, scale=4.0)
 
 
 def fit(model: Any, x: Any, y: np.ndarray) -> np.ndarray:
-    """One epoch in order; the loss after each step."""
+    """One epoch in order; the running loss after each step."""
     import keras
 
     losses: list[float] = []
@@ -288,63 +297,66 @@ def fit_scenario(out: Numbers, folder: pathlib.Path) -> None:
     import spherekeras as sk
 
     x, y = vectors()
-
-    def backbone() -> Any:
-        return keras.Sequential(
-            [keras.Input((DIM,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(DIM)]
+    forms = [("ASoftmax", "functional", False), ("ASoftmax", "sequential", False)]
+    forms += [("MarginLinear", "functional", False), ("MarginLinear", "sequential", False)]
+    if keras.backend.backend() != "torch":
+        forms += [("ASoftmax", "sequential", True)]
+    for name, form, jit in forms:
+        hidden = [keras.layers.Dense(8), keras.layers.PReLU(), keras.layers.Dense(DIM)]
+        backbone = keras.Sequential([keras.Input((DIM,)), *hidden])
+        if form == "functional":
+            image, label = keras.Input((DIM,)), keras.Input((), dtype="int32")
+            model = keras.Model([image, label], make_head(name)(backbone(image), label))
+            given: Any = [x, y]
+        else:
+            model = sk.Sequential([backbone, make_head(name)])
+            given = x
+        draw(model, 2).compile(
+            keras.optimizers.SGD(0.05, momentum=0.9),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=jit,
         )
-
-    for name in ("ASoftmax", "MarginLinear"):
-        for form in ("functional", "sequential", "sequential jit"):
-            if form == "functional":
-                image, label = keras.Input((DIM,)), keras.Input((), dtype="int32")
-                model = keras.Model([image, label], make_head(name)(backbone()(image), label))
-                given: Any = [x, y]
-            else:
-                model = sk.Sequential([backbone(), make_head(name)])
-                given = x
-            compiled(draw(model, 2), jit="jit" in form)
-            head, key = model.layers[-1], f"fit/{name}/{form}"
-            out[f"{key}/losses"] = fit(model, given, y)
-            for i, weight in enumerate(model.trainable_weights):
-                out[f"{key}/weight {i}"] = ops.convert_to_numpy(weight)
-            for moment in ("fit", "evaluate"):
-                if moment == "evaluate":
-                    out[f"{key}/evaluate"] = np.array(model.evaluate(given, y, verbose=0))
-                out[f"{key}/angle after {moment}"] = ops.convert_to_numpy(head.target_angle)
-                if name == "ASoftmax":
-                    out[f"{key}/step after {moment}"] = ops.convert_to_numpy(head.step)
-            if form != "functional":
-                out[f"fit/{name} logits/{form}"] = model.predict(x, verbose=0)
-        if name == "ASoftmax":
+        head, key = model.layers[-1], f"{'compiled ' if jit else ''}fit/{name}/{form}"
+        out[f"{key}/losses"] = fit(model, given, y)
+        for i, weight in enumerate(model.trainable_weights):
+            out[f"{key}/weight {i}"] = ops.convert_to_numpy(weight)
+        for moment in ("fit", "evaluate"):
+            if moment == "evaluate":
+                out[f"{key}/evaluate"] = np.array(model.evaluate(given, y, verbose=0))
+            out[f"{key}/angle after {moment}"] = ops.convert_to_numpy(head.target_angle)
+            if name == "ASoftmax":
+                out[f"{key}/step after {moment}"] = ops.convert_to_numpy(head.step)
+        if (name, form, jit) == ("ASoftmax", "sequential", False):
+            out["fit/ASoftmax/logits"] = model.predict(x, verbose=0)
             model.save(folder / "model.keras")
-            out["reload/own logits"] = model.predict(x, verbose=0)
 
 
 def reload_scenario(out: Numbers, folder: pathlib.Path) -> None:
-    """Every backend goes on with the model that TensorFlow saved, optimizer and step too."""
+    """Goes on with the model that TensorFlow saved, optimizer and annealing step too."""
     import keras
     from keras import ops
 
     x, y = vectors()
     model = keras.models.load_model(folder.parent / "tensorflow" / "model.keras")
-    assert type(model).__module__ == "spherekeras.sequential"
     out["reload/logits"] = model.predict(x, verbose=0)
     out["reload/losses"] = fit(model, x, y)
     out["reload/step"] = ops.convert_to_numpy(model.layers[-1].step)
-    out["reload/logits after"] = model.predict(x, verbose=0)
+    for i, weight in enumerate(model.trainable_weights):
+        out[f"reload/weight {i}"] = ops.convert_to_numpy(weight)
 
 
 def bad_label_scenario(out: Numbers) -> None:
+    """Compiles the head without a loss, which might complain on its own."""
     import keras
 
-    """A model that compiles the head alone: with a loss, that would complain on its own."""
     x, y = vectors()
     bad = np.where(np.arange(len(y)) == 3, CLASSES, y)
     image, label = keras.Input((DIM,)), keras.Input((), dtype="int32")
     head = make_head("ASoftmax")
     model = keras.Model([image, label], head(image, label))
     message = f"expects labels in `[0, {CLASSES})`. Received labels from 0 to {CLASSES}"
+    out["bad label/eager"] = out["bad label/compiled"] = np.array(False)
     try:
         head(x, bad)
     except ValueError as error:
@@ -352,102 +364,69 @@ def bad_label_scenario(out: Numbers) -> None:
     try:
         logits = model.predict([x, bad], verbose=0)
         out["bad label/compiled"] = np.isnan(logits).all(axis=1) == (bad == CLASSES)
-    except ValueError as error:
+    except ValueError as error:  # torch shows the values in every step
         out["bad label/compiled"] = np.array(message in str(error))
 
 
 def backbones_scenario(out: Numbers) -> None:
-    from keras import ops
-
     import spherekeras as sk
 
-    import time
-
-    t = time.time()
-    import keras
-
-    JIT = keras.backend.backend() == "jax"
-    rng = np.random.default_rng(3)
-    crops = rng.normal(size=(2, 112, 96, 3)).astype("float32")
+    crops = np.random.default_rng(3).normal(size=(2, 112, 96, 3)).astype("float32")
     for model in (sk.backbones.SphereFaceNet(4), sk.backbones.MobileFaceNet()):
-        draw(model, 4)
-        print("  draw", time.time() - t, file=sys.stderr)
-        out[f"forward/{model.name}"] = draw(model, 4).predict(crops, verbose=0)
-        print("  bb", time.time() - t, file=sys.stderr)
-    small, labels = rng.normal(size=(BATCH, *CROP)).astype("float32"), np.arange(BATCH)
-    for backbone in (
-        sk.backbones.SphereFaceNet(10, 8, input_shape=CROP),
-        sk.backbones.MobileFaceNet(8, input_shape=CROP),
-    ):
-        model = compiled(sk.Sequential([draw(backbone, 5), make_head("ASoftmax")]), JIT)
-        model.build((None, *CROP))
-        draw(model, 5)
-        out[f"train/{backbone.name}/losses"] = np.array(
-            [model.train_on_batch(small, labels)[0] for _ in range(2)]
-        )
-        print("  tr", time.time() - t, file=sys.stderr)
-        moving = [weight for weight in backbone.weights if weight.name.startswith("moving")]
-        for place in (0, 1, -2, -1) if moving else ():
-            out[f"train/{backbone.name}/moving {place}"] = ops.convert_to_numpy(moving[place])
+        out[f"backbones/{model.name}"] = draw(model, 4).predict(crops, verbose=0)
 
 
 def preset_scenario(out: Numbers, folder: pathlib.Path) -> None:
+    """Loads by name the preset that TensorFlow saved, and saves it again."""
     import keras
 
     import spherekeras as sk
     from spherekeras import presets
 
-    arguments = {"embedding_dim": 8, "input_shape": list(CROP)}
     config = presets.PresetConfig(
-        "MobileFaceNet", arguments, "sphereface_112x96", *CROP[:2], 1 / 128, 127.5, "BGR", "sum"
+        backbone="SphereFaceNet",
+        arguments={"depth": 4, "embedding_dim": 8, "input_shape": list(CROP)},
+        template="sphereface_112x96",
+        height=CROP[0],
+        width=CROP[1],
+        scale=1 / 128,
+        offset=127.5,
+        channel_order="BGR",
+        mirror="sum",
     )
     if keras.backend.backend() == "tensorflow":
-        made = sk.FaceEmbedder(draw(presets.build_backbone(config), 6), config, {"name": "tiny"})
-        made.save_preset(folder / "tiny", recipe="[data]\n")
+        made = sk.FaceEmbedder(draw(presets.build_backbone(config), 6), config)
+        made.save_preset(folder / "tiny", {"name": "tiny"})
     faces = sk.load_preset("tiny")
-    assert faces.folder == folder.parent / "tensorflow" / "tiny"
-    out["preset/golden difference"] = np.array(faces.check_golden())
+    assert faces.folder == folder.parent / "tensorflow" / "tiny" and faces.config == config
+    faces.check_golden()
     crops = np.random.default_rng(7).integers(0, 256, (3, *CROP), np.uint8)
     out["preset/embeddings"] = faces.embed(crops)
     if keras.backend.backend() != "tensorflow":
-        faces.save_preset(folder / "tiny", recipe="[data]\n")
+        faces.save_preset(folder / "tiny")
         sk.load_preset(folder / "tiny").check_golden()
 
 
 def main(folder: pathlib.Path) -> None:
-    backend = os.environ["KERAS_BACKEND"]
-    others = [name for name in BACKENDS if name != backend]
-    for name in others:
-        sys.modules[name] = None  # type: ignore[assignment]
+    own = os.environ["KERAS_BACKEND"]
+    others = [name for name in BACKENDS if name != own]
+    sys.modules.update(dict.fromkeys(others))  # type: ignore[arg-type]
     import keras
 
-    assert keras.backend.backend() == backend
-    warnings.simplefilter("default")
+    assert keras.backend.backend() == own
+    warnings.simplefilter("error")
     warnings.simplefilter("ignore", DeprecationWarning)
+    (folder / own).mkdir()
     out: Numbers = {}
-    shutil.rmtree(folder / backend, ignore_errors=True)
-    (folder / backend).mkdir()
-    import time
-
-    for name, scenario in (
-        ("margins", lambda: margins_scenario(out)),
-        ("heads", lambda: heads_scenario(out)),
-        ("fit", lambda: fit_scenario(out, folder / backend)),
-        ("reload", lambda: reload_scenario(out, folder / backend)),
-        ("bad", lambda: bad_label_scenario(out)),
-        ("bb", lambda: backbones_scenario(out)),
-        ("pre", lambda: preset_scenario(out, folder / backend)),
-    ):
-        t = time.time()
-        try:
-            scenario()
-        except Exception:
-            import traceback
-
-            traceback.print_exc()
-        print(name, time.time() - t, file=sys.stderr)
-    assert all(sys.modules[name] is None for name in others)
-    np.savez(folder / backend / "numbers.npz", **out)
+    margins_scenario(out)
+    heads_scenario(out)
+    fit_scenario(out, folder / own)
+    reload_scenario(out, folder / own)
+    bad_label_scenario(out)
+    backbones_scenario(out)
+    preset_scenario(out, folder / own)
+    assert not any(sys.modules[name] for name in others)
+    np.savez(folder / own / "numbers.npz", allow_pickle=False, **out)
 
 
 if __name__ == "__main__":

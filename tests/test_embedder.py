@@ -108,6 +108,12 @@ def test_verification_says_what_the_threshold_says(
     assert faces.verify(photographs[0], photographs[0]).same
     assert faces.verify(*photographs[:2], far=0.1).threshold == 0.2
     assert not faces.verify(*photographs[:2], threshold=1.01).same
+    with pytest.raises(ImageError, match="one face with one face. Received: 2 and 1"):
+        faces.verify(drawn_crops(range(2), 1)[0], photographs[0])
+    with pytest.raises(PresetError, match="a FAR or a threshold .*far=0.1, threshold=0.3"):
+        faces.verify(*photographs[:2], far=0.1, threshold=0.3)
+    with pytest.raises(PresetError, match="threshold=nan"):
+        faces.verify(*photographs[:2], threshold=float("nan"))
     assert faces.verify(*photographs[:2], threshold=-1.0).far is None
     with pytest.raises(PresetError, match=r"no threshold at FAR 0.5; it has 0.1, 0.01"):
         faces.verify(*photographs[:2], far=0.5)

@@ -89,8 +89,14 @@ def resum(preset: pathlib.Path) -> None:
     ("old", "new", "message"),
     [
         ('"format": 1', '"format": 2', "format this version cannot read"),
-        ("MobileFaceNet", "os.system", "names the backbone 'os.system'; known are MobileFaceNet"),
+        ("MobileFaceNet", "os.system", r"config.json: .*`backbone` is one of MobileFaceNet"),
         ('"height"', '"tall"', "wrong key"),
+        ('"channel_order": "RGB"', '"channel_order": "rgb"', "`channel_order` is RGB or BGR"),
+        ('"mirror": "none"', '"mirror": "both"', "`mirror` is none, sum or concat"),
+        ('"height": 112', '"height": 96', "contradicts itself: the crop is 96x96"),
+        ('"offset": 127.5', '"offset": null', "`scale` and `offset` are numbers"),
+        ('"embedding_dim": 8', '"embedding_dim": -8', "does not build MobileFaceNet"),
+        ('"embedding_dim": 8', '"dim": 8', "does not build MobileFaceNet"),
         ('"embedding_dim": 8', '"embedding_dim": 9', "does not fit MobileFaceNet"),
     ],
 )
@@ -111,6 +117,28 @@ def test_golden_vectors_tell_other_weights(preset: pathlib.Path) -> None:
     resum(preset)
     with pytest.raises(PresetError, match=r"golden.npz: embeddings differ by"):
         FaceEmbedder.from_preset(preset).check_golden()
+
+
+def test_changed_weights_do_not_keep_their_measurements(
+    preset: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    faces = FaceEmbedder.from_preset(preset)
+    faces.save_preset(tmp_path / "same")
+    assert FaceEmbedder.from_preset(tmp_path / "same").metadata["thresholds"] == THRESHOLDS
+    assert (tmp_path / "same" / "recipe.toml").read_text() == "[data]\n"
+    faces.backbone.set_weights([0.5 * w for w in faces.backbone.get_weights()])
+    faces.save_preset(tmp_path / "changed")
+    assert "thresholds" not in FaceEmbedder.from_preset(tmp_path / "changed").metadata
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e6])
+def test_weights_that_float16_cannot_hold_are_refused(tmp_path: pathlib.Path, bad: float) -> None:
+    backbone = presets.build_backbone(CONFIG)
+    weights = backbone.get_weights()
+    weights[0].flat[3] = bad
+    backbone.set_weights(weights)
+    with pytest.raises(PresetError, match="not finite or does not fit float16"):
+        FaceEmbedder(backbone, CONFIG).save_preset(tmp_path / "bad")
 
 
 def test_names_are_found_in_the_zoo_and_slips_get_the_nearest(

@@ -6,6 +6,15 @@ import re
 import pytest
 
 from spherekeras import quickstart as module
+from spherekeras.errors import DataError
+
+
+def test_other_files_are_never_deleted(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("precious")
+    with pytest.raises(DataError, match=r"holds other files. Give a new folder with `--out`"):
+        module.quickstart(tmp_path)
+    assert (tmp_path / "run" / "mine.txt").read_text() == "precious"
 
 
 def test_a_short_quickstart_leaves_a_preset_exports_and_a_page(

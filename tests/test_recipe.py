@@ -18,6 +18,12 @@ def load(tmp_path: pathlib.Path, text: str) -> object:
 def test_a_short_recipe_is_the_defaults_under_the_files_name(tmp_path: pathlib.Path) -> None:
     recipe = load(tmp_path, "[backbone]\ndepth = 4")
     assert recipe.name == "mine" and recipe.head.name == "ASoftmax"
+    assert isinstance(
+        load(
+            tmp_path, "[optimizer]\nlearning_rate = 1\n[backbone]\ndepth = 4"
+        ).optimizer.learning_rate,
+        float,
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,7 +47,7 @@ def test_shipped_recipes_are_valid(path: pathlib.Path) -> None:
         ("[training]\nsteps = '3'", r"Recipe key `training.steps` wants int. Received: '3'"),
         ("[training]\nsteps = 3.0", r"`training.steps` wants int. Received: 3.0"),
         ("[training]\nsteps = true", r"`training.steps` wants int. Received: True"),
-        ("[training]\nsteps = 0", r"`training.steps` is out of range. Received: 0"),
+        ("[training]\nsteps = 0", r"`training.steps` lies between 1 and .* Received: 0"),
         (
             "[training]\nsteps = 7",
             r"multiple of `training.checkpoint_steps` \(200\). Set steps = 200",
@@ -50,10 +56,18 @@ def test_shipped_recipes_are_valid(path: pathlib.Path) -> None:
         ("[head]\nname = 'A-Softmax'", r"`head.name` knows ASoftmax.*Did you mean 'ASoftmax'"),
         ("[head]\nannealing = [1, 'x']", r"`head.annealing` wants .*Received: 'x'"),
         ("[backbone]\nname = 'ResNet'", r"`backbone.name` knows SphereFaceNet, MobileFaceNet"),
-        ("[optimizer]\nmilestones = [5, 3]", r"`optimizer.milestones` is out of range"),
+        ("[optimizer]\nmilestones = [5, 3]", r"`optimizer.milestones` rise between"),
         ("[augmentation]\nshift = 'far'", r"`augmentation.shift` wants float"),
         ("data = 3", r"`data` is a section: write `\[data\]`. Received: 3"),
-        ("name = 'a/b'", r"letters, digits, '_', '-' and '.'. Received: name='a/b'"),
+        ("seed = -1", r"`seed` lies between 0 and .* Received: -1"),
+        (
+            "[augmentation]\nshift = nan",
+            r"`augmentation.shift` lies between 0 and 56. Received: nan",
+        ),
+        ("[augmentation]\nzoom = 9.0", r"`augmentation.zoom` lies between 0 and 0.5"),
+        ("[optimizer]\nlearning_rate = inf", r"`optimizer.learning_rate` lies between"),
+        ("name = '-x'", r"starts with a letter or digit. Received: name='-x'"),
+        ("name = 'a/b'", r"letters, digits, '_', '-' and '.', .* Received: name='a/b'"),
         ("[backbone]\ndepth = 4\nwidth = 100", r"112x96 and 112x112.*Received: 112x100"),
         ("[backbone]\nname = 'SphereFaceNet'", r"`backbone.depth` belongs to SphereFaceNet.*None"),
         ("name = ", r"mine.toml is not a TOML recipe"),

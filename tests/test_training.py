@@ -14,7 +14,7 @@ import pytest
 
 from spherekeras.data.drawn_faces import drawn_crops
 from spherekeras.embedder import FaceEmbedder
-from spherekeras.errors import TrainingError
+from spherekeras.errors import DataError, PresetError, RecipeError, TrainingError
 from spherekeras.training import learning_rate, pairs, train
 
 RECIPE = """
@@ -128,6 +128,48 @@ def test_a_folder_of_another_run_is_refused(whole: pathlib.Path, crops: pathlib.
         train(whole / "other.toml", crops, whole / "run", verbose=0)
 
 
+def test_other_pictures_under_the_same_run_are_refused(
+    whole: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    import cv2
+
+    for person in ("a", "b"):
+        (tmp_path / "crops" / person).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "crops" / person / "1.png"), np.zeros((112, 96, 3), np.uint8))
+    with pytest.raises(TrainingError, match=r"was packed from other pictures than .*--out"):
+        train(whole / "mine.toml", tmp_path / "crops", whole / "run", verbose=0)
+    with pytest.raises(DataError, match="does not exist"):
+        train(whole / "mine.toml", tmp_path / "none", whole / "run", verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[head]", "[head]\nmargin = 0.5", "margin >= 1. Received: margin=0.5"),
+        ("[head]", "[head]\nm1 = 1.0", "cannot be built: .*m1"),
+        ("depth = 4", "depth = 5", "depths 4, 10, 20, 36, 64. Received: depth=5"),
+    ],
+)
+def test_a_head_or_backbone_that_cannot_be_built_is_told_before_any_work(
+    tmp_path: pathlib.Path, old: str, new: str, message: str
+) -> None:
+    (tmp_path / "mine.toml").write_text(RECIPE.replace(old, new))
+    with pytest.raises(RecipeError, match=message):
+        train(tmp_path / "mine.toml", tmp_path / "nothing", tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_not_finite_are_never_published(
+    crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    recipe = RECIPE.replace("0.02", "1e12").replace("warmup = 2", "clip = 1.0")
+    recipe = recipe.replace("steps = 12", "steps = 1").replace("int_steps = 3", "int_steps = 1")
+    (tmp_path / "mine.toml").write_text(recipe)
+    with pytest.raises((TrainingError, PresetError), match=r"no longer finite|does not fit float"):
+        train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run" / "preset" / "SHA256SUMS").exists()
+
+
 def test_a_damaged_checkpoint_is_named(
     whole: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -146,31 +188,35 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     with pytest.raises(TrainingError, match=message):
         train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)
     assert not (tmp_path / "run" / "preset").exists()
+    assert not (tmp_path / "run" / "checkpoint.weights.h5").exists()
 
 
 def test_mirrored_replicas_train_like_one_device(
-    whole: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path
+    crops: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    (tmp_path / "mine.toml").write_text(RECIPE)
+    recipe = RECIPE.replace("steps = 12", "steps = 3", 1)  # rounding grows from step to step
+    (tmp_path / "mine.toml").write_text(recipe)
     program = """
 import sys, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from spherekeras.training import train
-train(*sys.argv[1:], strategy=tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), verbose=0)
+train("mine.toml", sys.argv[1], "one", strategy=tf.distribute.get_strategy(), verbose=0)
+two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+train("mine.toml", sys.argv[1], "two", strategy=two, verbose=0)
 """
     subprocess.run(
-        [sys.executable, "-c", program, "mine.toml", str(crops), "run"],
+        [sys.executable, "-c", program, str(crops)],
         cwd=tmp_path,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         check=True,
         stderr=subprocess.DEVNULL,
     )
-    one = weights(whole / "run" / "checkpoint.weights.h5")
-    two = weights(tmp_path / "run" / "checkpoint.weights.h5")
-    assert int(two["optimizer/vars/0"]) == 12
-    for name, value in one.items():  # 3e-8 after 3 steps; rounding grows from step to step
-        np.testing.assert_allclose(two[name], value, atol=1e-5, err_msg=name)
+    one = weights(tmp_path / "one" / "checkpoint.weights.h5")
+    two = weights(tmp_path / "two" / "checkpoint.weights.h5")
+    assert set(one) == set(two) and int(two["optimizer/vars/0"]) == 3
+    for name, value in one.items():
+        np.testing.assert_allclose(two[name], value, atol=1e-6, err_msg=name)
 
 
 def test_pairs_are_all_of_one_person_and_as_many_others() -> None:
@@ -179,7 +225,17 @@ def test_pairs_are_all_of_one_person_and_as_many_others() -> None:
     same = labels[first] == labels[second]
     got = {tuple(sorted(p)) for p in zip(first[same].tolist(), second[same].tolist(), strict=True)}
     assert got == {(0, 2), (0, 3), (2, 3), (1, 4)}
-    assert (~same).sum() >= 1000
+    others = {tuple(sorted(p)) for p in zip(first[~same], second[~same], strict=True)}
+    assert len(others) == (~same).sum() == 15 - 4  # all there are, none twice
+
+
+def test_many_pairs_are_sampled_without_a_repeat() -> None:
+    labels = np.repeat(np.arange(1100), 2)
+    first, second = pairs(labels)
+    same = labels[first] == labels[second]
+    assert same.sum() == 1100 and (~same).sum() == 10_000
+    assert len(set(zip(first.tolist(), second.tolist(), strict=True))) == len(first)
+    assert np.all(first < second)
 
 
 def test_learning_rate_falls_at_the_milestones() -> None:

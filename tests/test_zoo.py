@@ -10,6 +10,7 @@ from spherekeras import presets, zoo
 from spherekeras.data.detection import Face
 from spherekeras.data.drawn_faces import draw_face
 from spherekeras.embedder import FaceEmbedder
+from spherekeras.errors import PresetError
 from spherekeras.presets import PresetConfig
 
 CONFIG = PresetConfig(
@@ -64,6 +65,13 @@ def test_publish_measures_and_writes_card_and_table(
     table = (tmp_path / "zoo" / "README.md").read_text()
     assert f"| [mine](mine/README.md) | MobileFaceNet | {again.metadata['parameters']:,} |" in table
     assert metric["value"] in table
+
+
+def test_a_page_that_is_no_table_is_left_alone(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "README.md").write_text("# My project\n")
+    with pytest.raises(PresetError, match="is not a zoo's table and is left as it is"):
+        zoo.write_table(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My project\n"
 
 
 def test_a_table_without_rows_says_so() -> None:

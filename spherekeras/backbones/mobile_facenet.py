@@ -90,7 +90,11 @@ def _depthwise(x: keras.KerasTensor, size: int, stride: int, name: str) -> keras
 
 
 def _batch_norm(name: str) -> layers.BatchNormalization:
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)
+    # Statistics over all replicas of a tf.distribute strategy; other backends see the whole batch.
+    synchronized = keras.backend.backend() == "tensorflow"
+    return layers.BatchNormalization(
+        momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name
+    )
 
 
 def _prelu(x: keras.KerasTensor, name: str) -> keras.KerasTensor:

@@ -128,18 +128,17 @@ def batches(
         epoch, batch = divmod(int(step), per_epoch)
         order = np.random.default_rng([seed, 2, epoch]).permutation(len(positions))
         chosen = order[batch * batch_size : (batch + 1) * batch_size]
-        return np.array(records.read(positions[chosen]), object), labels[chosen]
+        return records.crops(positions[chosen]), labels[chosen]
 
     def load(step: Any) -> tuple[Any, ...]:
-        pictures, batch_labels = tf.numpy_function(read, [step], [tf.string, tf.int32])
-        pictures.set_shape([batch_size])
+        crops, batch_labels = tf.numpy_function(read, [step], [tf.uint8, tf.int32])
+        crops.set_shape([batch_size, records.height, records.width, 3])
         batch_labels.set_shape([batch_size])
-        return pictures, batch_labels, step * batch_size + tf.range(batch_size, dtype=tf.int64)
+        return crops, batch_labels, step * batch_size + tf.range(batch_size, dtype=tf.int64)
 
-    def prepare(picture: Any, label: Any, number: Any) -> tuple[Any, Any]:
-        image = tf.io.decode_image(picture, channels=3, expand_animations=False)
-        image = tf.cast(tf.ensure_shape(image, (records.height, records.width, 3)), tf.float32)
-        image = _augment(tf, image, size, augmentation, tf.stack([tf.cast(seed, tf.int64), number]))
+    def prepare(crop: Any, label: Any, number: Any) -> tuple[Any, Any]:
+        seeds = tf.stack([tf.cast(seed, tf.int64), number])
+        image = _augment(tf, tf.cast(crop, tf.float32), size, augmentation, seeds)
         return (image - offset) * scale, label
 
     data = tf.data.Dataset.range(start, stop)

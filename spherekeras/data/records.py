@@ -6,12 +6,16 @@ any of them directly) and `records.json` (identities, counts, crop size, a SHA-2
 file). `records.json` is written last: a folder without it is unfinished and is written anew.
 """
 
+import collections
 import dataclasses
+import hashlib
 import json
 import mmap
 import os
 import pathlib
+import re
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +27,8 @@ from spherekeras.files import atomic_path, sha256
 
 PICTURES = (".jpg", ".jpeg", ".png")
 _SHARD = 8192
+_SHARD_NAME = re.compile(r"shard-\d{5,}\.tfrecord")
+_LARGEST = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Records:
         labels: int32 `(n,)`, sorted.
         height, width: of every crop, in pixels.
         skipped: pictures left out when packing, with the reason.
+        source: fingerprint of what was packed, see `fingerprint`.
         checksum: of the whole content; equal records have equal checksums.
     """
 
@@ -44,6 +51,7 @@ class Records:
     height: int
     width: int
     skipped: list[dict[str, str]]
+    source: str
     checksum: str
     _places: np.ndarray = dataclasses.field(repr=False)
     _shards: list[mmap.mmap] = dataclasses.field(repr=False)
@@ -69,9 +77,17 @@ def open_records(folder: str | os.PathLike[str]) -> Records:
     """
     folder = pathlib.Path(folder)
     try:
-        description = json.loads((folder / "records.json").read_text())
-        files, size = description["files"], description["size"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        description = json.loads((folder / "records.json").read_text(encoding="utf-8"))
+        if description["format"] != 1:
+            raise ValueError(f"format {description['format']} is not 1")
+        files = {str(name): str(digest) for name, digest in description["files"].items()}
+        height, width = map(int, description["size"])
+        identities, skipped = list(description["identities"]), list(description["skipped"])
+        source = str(description["source"])
+        shards = sorted(name for name in files if name != "index.npz")
+        if "index.npz" not in files or not all(_SHARD_NAME.fullmatch(name) for name in shards):
+            raise ValueError("it lists other files than shards and index.npz")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{folder} is not a finished records folder (records.json: {error}). Write it with "
             f"`spherekeras pack CROPS --out {folder}`."
@@ -83,22 +99,21 @@ def open_records(folder: str | os.PathLike[str]) -> Records:
             raise DataError(
                 f"{path} {state}. Delete {folder} and write it anew with `spherekeras pack`."
             )
-    index = np.load(folder / "index.npz", allow_pickle=False)
-    shards = []
-    for name in sorted(n for n in files if n.endswith(".tfrecord")):
+    with np.load(folder / "index.npz", allow_pickle=False) as index:
+        labels, places = index["labels"], index["places"]
+    maps = []
+    for name in shards:
         with open(folder / name, "rb") as file:
-            shards.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    checksum = sha256(folder / "records.json")
     return Records(
-        folder=folder,
-        identities=description["identities"],
-        labels=index["labels"],
-        height=size[0],
-        width=size[1],
-        skipped=description["skipped"],
-        checksum=sha256(folder / "records.json"),
-        _places=index["places"],
-        _shards=shards,
+        folder, identities, labels, height, width, skipped, source, checksum, places, maps
     )
+
+
+def fingerprint(source: str | os.PathLike[str]) -> str:
+    """Returns a SHA-256 over the names and sizes of a source's pictures."""
+    return _fingerprint(_open(source))
 
 
 def pack(
@@ -109,12 +124,13 @@ def pack(
     """Writes the crops of a folder or zip, a folder a person, as records.
 
     Pictures keep their encoded bytes. A picture that cannot be read, or has another size than
-    the first, is left out and listed. The result depends on the content alone: the same
-    source gives the same bytes, also after a killed run.
+    most, is left out and listed. The result depends on the content alone: the same source
+    gives the same bytes, also after a killed run.
 
     Args:
-        source: a folder or zip with `<person>/<picture>.jpg` at any depth.
-        out: the records folder.
+        source: a folder or zip with `<person>/<picture>.jpg`. Deeper folders are fine: a person is
+            the whole path below what all pictures share, so `F1/Ann` and `F2/Ann` are two.
+        out: the records folder. Records that it holds are replaced once the source is read.
         progress: called with (done, total).
 
     Returns:
@@ -126,62 +142,37 @@ def pack(
     import tensorflow as tf
 
     out = pathlib.Path(out)
+    pictures = _open(source)
+    kept, skipped, size = _survey(pictures, progress)
+    if len({picture.person for picture in kept}) < 2:
+        reason = f" The first of {len(skipped)} left out: {skipped[0]['reason']}" if skipped else ""
+        people = len({picture.person for picture in kept})
+        raise DataError(
+            f"{source} holds pictures of {people} people; training needs at least 2. Expected "
+            f"`<person>/<picture>.jpg`, a folder a person.{reason}"
+        )
     out.mkdir(parents=True, exist_ok=True)
     for stale in (*out.glob("shard-*.tfrecord"), out / "index.npz", out / "records.json"):
         stale.unlink(missing_ok=True)
-    names, read = _source(source)
-    people: dict[str, list[str]] = {}
-    for name in names:
-        people.setdefault(pathlib.PurePosixPath(name).parent.name, []).append(name)
-    if len(people) < 2:
-        raise DataError(
-            f"{source} holds pictures of {len(people)} people; training needs at least 2. Expected "
-            "`<person>/<picture>.jpg`, a folder a person."
-        )
-    ordered = [(person, name) for person in sorted(people) for name in sorted(people[person])]
-    size: tuple[int, int] | None = None
-    skipped: list[dict[str, str]] = []
-    identities: list[str] = []
-    labels: list[int] = []
+    identities = sorted({picture.person for picture in kept})
+    number = {person: label for label, person in enumerate(identities)}
     places: list[tuple[int, int, int]] = []
     files: dict[str, str] = {}
-    for shard, first in enumerate(range(0, len(ordered), _SHARD)):
-        shard_name = f"shard-{shard:05d}.tfrecord"
-        with atomic_path(out / shard_name) as temporary:
+    for shard, first in enumerate(range(0, len(kept), _SHARD)):
+        name = f"shard-{shard:05d}.tfrecord"
+        with atomic_path(out / name) as temporary:
             offset = 0
             with tf.io.TFRecordWriter(str(temporary)) as writer:
-                for number, (person, name) in enumerate(ordered[first : first + _SHARD], first):
-                    if progress:
-                        progress(number, len(ordered))
-                    try:
-                        data = read(name)
-                        found = read_image(data).shape[:2]
-                    except ImageError as error:
-                        skipped.append({"picture": name, "reason": str(error)})
-                        continue
-                    size = size or (int(found[0]), int(found[1]))
-                    if found != size:
-                        reason = f"is {found[0]}x{found[1]}, the first picture {size[0]}x{size[1]}"
-                        skipped.append({"picture": name, "reason": reason})
-                        continue
-                    if not identities or identities[-1] != person:
-                        identities.append(person)
-                    label = len(identities) - 1
-                    example = _example(tf, data, label, person)
+                for picture in kept[first : first + _SHARD]:
+                    data = picture.read()
+                    example = _example(tf, data, number[picture.person], picture.person)
                     places.append((shard, offset + 12 + example.index(data), len(data)))
-                    labels.append(label)
                     writer.write(example)
                     offset += 16 + len(example)
-        files[shard_name] = sha256(out / shard_name)
-    if progress:
-        progress(len(ordered), len(ordered))
-    if size is None:
-        raise DataError(
-            f"None of the {len(ordered)} pictures of {source} can be read. First reason: "
-            f"{skipped[0]['reason']}"
-        )
+        files[name] = sha256(out / name)
+    labels = np.asarray([number[picture.person] for picture in kept], np.int32)
     with atomic_path(out / "index.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, labels=np.asarray(labels, np.int32), places=np.asarray(places, np.int64))
+        np.savez(file, labels=labels, places=np.asarray(places, np.int64))
     files["index.npz"] = sha256(out / "index.npz")
     description = {
         "format": 1,
@@ -189,42 +180,118 @@ def pack(
         "pictures": len(labels),
         "identities": identities,
         "skipped": skipped,
+        "source": _fingerprint(pictures),
         "files": files,
     }
     with atomic_path(out / "records.json") as temporary:
-        temporary.write_text(json.dumps(description, indent=1) + "\n")
+        temporary.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     return open_records(out)
 
 
-def _source(source: str | os.PathLike[str]) -> tuple[list[str], Callable[[str], bytes]]:
-    """The picture names of a folder or zip, and how to read one."""
+@dataclasses.dataclass(frozen=True)
+class _Picture:
+    """A picture of a source: its name below what all share, its size in bytes, how to read it."""
+
+    name: str
+    size: int
+    read: Callable[[], bytes]
+
+    @property
+    def person(self) -> str:
+        return str(pathlib.PurePosixPath(self.name).parent)
+
+
+def _open(source: str | os.PathLike[str]) -> list[_Picture]:
+    """The pictures of a folder or zip, sorted by name."""
     path = pathlib.Path(source)
     if path.is_dir():
-        names = [
-            p.relative_to(path).as_posix()
+        found = [
+            (p.relative_to(path).as_posix(), p.stat().st_size, p.read_bytes)
             for p in path.rglob("*")
-            if p.suffix.lower() in PICTURES and p.is_file()
+            if p.is_file()
         ]
-        return names, lambda name: (path / name).read_bytes()
+    else:
+        found = _open_zip(path)
+    named = [
+        (pathlib.PurePosixPath(name), size, read)
+        for name, size, read in found
+        if name.lower().endswith(PICTURES)
+        and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+    ]
+    while named and len({name.parts[0] for name, _, _ in named}) == 1:
+        if any(len(name.parts) < 3 for name, _, _ in named):
+            break
+        named = [(name.relative_to(name.parts[0]), size, read) for name, size, read in named]
+    pictures = [_Picture(str(name), size, read) for name, size, read in named]
+    return sorted(pictures, key=lambda picture: (picture.person, picture.name))
+
+
+def _open_zip(path: pathlib.Path) -> list[tuple[str, int, Callable[[], bytes]]]:
+    wanted = "Expected a folder or zip with `<person>/<picture>.jpg`."
     try:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError:
-        raise DataError(
-            f"{path} does not exist. Expected a folder or zip with `<person>/<picture>.jpg`."
-        ) from None
+        raise DataError(f"{path} does not exist. {wanted}") from None
     except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(
-            f"{path} is neither a folder nor a zip ({error}). Expected a folder or zip with "
-            "`<person>/<picture>.jpg`."
-        ) from None
+        raise DataError(f"{path} is neither a folder nor a zip ({error}). {wanted}") from None
 
-    def read(name: str) -> bytes:
+    def reader(member: zipfile.ZipInfo) -> Callable[[], bytes]:
+        def read() -> bytes:
+            if member.file_size > _LARGEST:
+                raise ImageError(f"{member.filename} says it has {member.file_size:,} bytes.")
+            try:
+                return archive.read(member)
+            except (
+                *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
+                *(RuntimeError, NotImplementedError, ValueError),
+            ) as error:
+                reason = f"{member.filename} cannot be read from {path} ({error})."
+                raise ImageError(reason) from None
+
+        return read
+
+    return [
+        (member.filename, member.file_size, reader(member))
+        for member in archive.infolist()
+        if not member.is_dir()
+    ]
+
+
+def _survey(
+    pictures: list[_Picture], progress: Callable[[int, int], None] | None
+) -> tuple[list[_Picture], list[dict[str, str]], tuple[int, int]]:
+    """The pictures to keep, those left out with their reasons, and the size of most."""
+    sizes: list[tuple[int, int] | None] = []
+    reasons: dict[str, str] = {}
+    for done, picture in enumerate(pictures):
+        if progress:
+            progress(done, len(pictures))
+        size = None
         try:
-            return archive.read(name)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise ImageError(f"{name} cannot be read from {path} ({error}).") from None
+            if picture.person == ".":
+                raise ImageError(f"{picture.name} lies in no person's folder.")
+            height, width = read_image(picture.read(), picture.name).shape[:2]
+            size = (height, width)
+        except (ImageError, OSError) as error:
+            reasons[picture.name] = str(error)
+        sizes.append(size)
+    if progress:
+        progress(len(pictures), len(pictures))
+    common = collections.Counter(size for size in sizes if size).most_common(1)
+    size = common[0][0] if common else (0, 0)
+    kept = []
+    for picture, found in zip(pictures, sizes, strict=True):
+        if found == size:
+            kept.append(picture)
+        elif found:
+            reason = f"{picture.name} is {found[0]}x{found[1]}, most are {size[0]}x{size[1]}."
+            reasons[picture.name] = reason
+    return kept, [{"picture": name, "reason": reasons[name]} for name in sorted(reasons)], size
 
-    return [n for n in archive.namelist() if n.lower().endswith(PICTURES)], read
+
+def _fingerprint(pictures: list[_Picture]) -> str:
+    lines = "".join(f"{picture.name}\t{picture.size}\n" for picture in pictures)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _example(tf: Any, data: bytes, label: int, person: str) -> bytes:

@@ -92,7 +92,7 @@ class ASoftmax(MarginHead):
     def scale_of(self, norm: Tensor) -> Tensor:
         return norm
 
-    def target(self, cosine: Tensor, training: bool = False) -> Tensor:
+    def target(self, cosine: Tensor, norm: Tensor, training: bool) -> Tensor:
         psi = margins.psi(cosine, self.margin)
         step = ops.convert_to_tensor(self.step)
         if training:

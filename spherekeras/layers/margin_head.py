@@ -16,9 +16,10 @@ Tensor = Any
 class MarginHead(NormalizedDense):
     """Base of the heads: logits with the margin on each embedding's own class.
 
-    A head states only what differs: `scale_of(norm)`, the factor on all cosines, and
-    `target(cosine)`, what replaces the cosine of the label's class. Only that one logit a row
-    is touched, so that a head costs about what a Dense layer costs.
+    A head states only what differs: `scale_of(norm)`, the factor on all cosines; `target(...)`,
+    what replaces the cosine of the label's class; for a few heads `others(...)`, what replaces
+    the remaining cosines, and `penalty(...)`, what is added to the loss. Most touch one logit
+    a row.
 
     Call it as `head(embedding, labels)` for logits with the margin (training, loss) and as
     `head(embedding)` for margin-free logits (prediction). Both have shape `(batch, units)` and
@@ -80,21 +81,32 @@ class MarginHead(NormalizedDense):
                 )
             return cosines * scale
         labels = self.check_labels(labels)
+        if embedding.shape[0] not in (None, labels.shape[0]) and labels.shape[0] is not None:
+            raise ValueError(
+                f"`{type(self).__name__}` expects one label an embedding. Received: "
+                f"{embedding.shape[0]} embeddings, {labels.shape[0]} labels."
+            )
         inside = ops.logical_and(labels >= 0, labels < self.units)
         scale = ops.cast(ops.where(inside, scale, math.nan), cosines.dtype)
-        labels = ops.where(inside, labels, 0)
+        labels = ops.cast(ops.where(inside, labels, 0), "int32")
         cosine = ops.take_along_axis(cosines, labels, axis=1)
-        target = self.target(cosine, training=bool(training))
+        target = self.target(cosine, norm, bool(training))
+        others = self.others(cosines, cosine, bool(training))
         if self.gradient == "detached":
             target = cosine + ops.stop_gradient(target - cosine)
+            if others is not cosines:
+                others = cosines + ops.stop_gradient(others - cosines)
         if training:
+            penalty = self.penalty(norm, labels)
+            if penalty is not None:
+                self.add_loss(penalty)
             mean = ops.mean(margins.angle(ops.stop_gradient(cosine)))
             self.target_angle.assign(0.99 * self.target_angle + 0.01 * mean)
         own = labels == ops.arange(self.units, dtype="int32")
-        return ops.where(own, target, cosines) * scale
+        return ops.where(own, target, others) * scale
 
     def check_labels(self, labels: Tensor) -> Tensor:
-        """Returns the labels as int32 `(batch, 1)`; raises ValueError for what are no labels."""
+        """Returns the labels as `(batch, 1)`; raises ValueError for what are no labels."""
         if not hasattr(labels, "dtype"):
             labels = ops.convert_to_tensor(labels)
         dtype, shape = keras.backend.standardize_dtype(labels.dtype), tuple(labels.shape)
@@ -116,15 +128,23 @@ class MarginHead(NormalizedDense):
                 f"from {values.min()} to {values.max()}. Build the head with "
                 f"`units={int(values.max()) + 1}`, or renumber the labels from 0."
             )
-        return ops.reshape(ops.cast(labels, "int32"), (-1, 1))
+        return ops.reshape(labels, (-1, 1))
 
     def scale_of(self, norm: Tensor) -> Tensor:
         """The factor on the cosines, from the embeddings' norms `(batch, 1)`."""
         raise NotImplementedError
 
-    def target(self, cosine: Tensor, training: bool = False) -> Tensor:
+    def target(self, cosine: Tensor, norm: Tensor, training: bool) -> Tensor:
         """What replaces the cosines `(batch, 1)` of the labels' classes."""
         raise NotImplementedError
+
+    def others(self, cosines: Tensor, cosine: Tensor, training: bool) -> Tensor:
+        """What replaces all other cosines `(batch, units)`; `cosine` is the target's."""
+        return cosines
+
+    def penalty(self, norm: Tensor, labels: Tensor) -> Tensor | None:
+        """What is added to the loss in training, a scalar; None for nothing."""
+        return None
 
     def compute_output_shape(
         self, embedding_shape: tuple[int | None, ...], labels_shape: Any = None

@@ -62,7 +62,7 @@ class MarginLinear(MarginHead):
     def scale_of(self, norm: Tensor) -> Tensor:
         return self.scale
 
-    def target(self, cosine: Tensor, training: bool = False) -> Tensor:
+    def target(self, cosine: Tensor, norm: Tensor, training: bool) -> Tensor:
         return margins.combined(cosine, self.m1, self.m2, self.m3)
 
     def get_config(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from keras import ops
 from spherekeras import margins
 
 Tensor = Any
-_SMALL = 1e-12
+_SMALL = 1e-4  # a shorter embedding has no direction worth a gradient
 
 
 @keras.saving.register_keras_serializable("spherekeras")

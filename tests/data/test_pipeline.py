@@ -76,6 +76,19 @@ def test_without_augmentation_the_centre_is_cut_to_the_pixel(records: Records) -
     np.testing.assert_allclose(images, (wanted - 127.5) / 128, atol=1e-6)
 
 
+def test_training_reads_pictures_as_use_does(tmp_path: pathlib.Path) -> None:
+    for person in ("a", "b"):
+        (tmp_path / "crops" / person).mkdir(parents=True)
+        picture = np.random.default_rng(0).integers(0, 256, (40, 32, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / "crops" / person / "1.jpg"), picture)
+        alpha = np.dstack([picture, np.full((40, 32), 90, np.uint8)])
+        cv2.imwrite(str(tmp_path / "crops" / person / "2.png"), alpha)
+    records = pack(tmp_path / "crops", tmp_path / "records")
+    images, _ = take(records, 0, 1, size=(40, 32), augmentation=NONE)[0]
+    order = np.random.default_rng([0, 2, 0]).permutation(4)
+    np.testing.assert_array_equal(np.rint(images * 128 + 127.5), records.crops(order))
+
+
 def test_mirror_turns_about_half(records: Records) -> None:
     images, labels = take(records, 0, 20, augmentation=Augmentation(mirror=True))[0]
     turned = [

@@ -74,7 +74,7 @@ def test_bad_pictures_are_listed_and_nothing_else_is_lost(
     assert len(records) == 9
     reasons = {pathlib.Path(s["picture"]).name: s["reason"] for s in records.skipped}
     assert set(reasons) == {"text.jpg", "empty.jpg", "wide.png"}
-    assert "24x30, the first picture 24x20" in reasons["wide.png"]
+    assert "is 24x30, most are 24x20" in reasons["wide.png"]
     assert open_records(tmp_path / "records").skipped == records.skipped
 
 
@@ -104,6 +104,74 @@ def test_a_killed_run_is_written_anew(crops: pathlib.Path, tmp_path: pathlib.Pat
     files = json.loads((tmp_path / "records" / "records.json").read_text())["files"]
     assert set(files) == {"index.npz", "shard-00000.tfrecord"}
     assert not (tmp_path / "records" / "shard-00007.tfrecord").exists()
+
+
+def test_people_of_one_name_in_two_folders_are_two(tmp_path: pathlib.Path) -> None:
+    for folder in ("F1/MID1", "F1/MID2", "F2/MID1"):
+        (tmp_path / "set" / "all" / folder).mkdir(parents=True)
+        picture = np.zeros((4, 4, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / "set" / "all" / folder / "1.png"), picture)
+    records = pack(tmp_path / "set", tmp_path / "records")
+    assert records.identities == ["F1/MID1", "F1/MID2", "F2/MID1"]
+
+
+def test_hidden_and_homeless_pictures_are_no_people(
+    crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    picture = (crops / "ann" / "0.png").read_bytes()
+    (crops / "__MACOSX").mkdir()
+    (crops / "__MACOSX" / "1.png").write_bytes(picture)
+    (crops / "ann" / ".hidden.png").write_bytes(picture)
+    (crops / "root.png").write_bytes(picture)
+    records = pack(crops, tmp_path / "records")
+    assert len(records) == 9 and records.identities == ["ann", "bob", "cyd"]
+    assert records.skipped[0]["reason"] == "root.png lies in no person's folder."
+
+
+def test_a_wrong_source_leaves_finished_records_alone(
+    crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    whole = pack(crops, tmp_path / "records").checksum
+    with pytest.raises(DataError, match="does not exist"):
+        pack(tmp_path / "typo", tmp_path / "records")
+    assert open_records(tmp_path / "records").checksum == whole
+
+
+def test_zip_members_that_cannot_be_read_are_listed(
+    crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "crops.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for picture in crops.rglob("*.png"):
+            archive.write(picture, picture.relative_to(crops))
+        place = archive.getinfo("bob/0.png").header_offset
+    data = bytearray(path.read_bytes())
+    data[place + 45 : place + 90] = bytes(45)
+    path.write_bytes(data)
+    records = pack(path, tmp_path / "records")
+    assert len(records) == 8
+    assert "bob/0.png" in records.skipped[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"format": 1', '"format": 2'),
+        ('"files": {', '"files": [], "x": {'),
+        ("shard-00000.tfrecord", "../outside"),
+        ('"index.npz"', '"other.npz"'),
+    ],
+)
+def test_a_list_of_other_files_is_refused(
+    crops: pathlib.Path, tmp_path: pathlib.Path, old: str, new: str
+) -> None:
+    pack(crops, tmp_path / "records")
+    path = tmp_path / "records" / "records.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(DataError, match="not a finished records folder"):
+        open_records(tmp_path / "records")
 
 
 def test_sources_that_cannot_be_used_are_named(tmp_path: pathlib.Path) -> None:

@@ -182,6 +182,35 @@ def test_bad_labels_are_named(labels: np.ndarray, message: str) -> None:
         sk.layers.MarginLinear(UNITS)(draw()[0], labels)
 
 
+def test_one_label_an_embedding() -> None:
+    head = sk.layers.ASoftmax(UNITS)
+    with pytest.raises(ValueError, match="one label an embedding. Received: 1 embeddings, 4 lab"):
+        head(np.ones((1, DIM)), np.zeros(4, int))
+
+
+def test_a_wide_label_is_not_wrapped_inside_a_compiled_step() -> None:
+    import tensorflow as tf
+
+    head = sk.layers.ASoftmax(UNITS)
+    x, labels = draw()
+    head(x)
+    labels[1] = 2**32 + 3
+    logits = tf.function(lambda x, y: head(x, y))(tf.constant(x, tf.float32), tf.constant(labels))
+    assert np.isnan(logits[1]).all() and np.isfinite(logits[0]).all()
+
+
+def test_an_embedding_of_zeros_gives_finite_gradients() -> None:
+    import tensorflow as tf
+
+    head = sk.layers.MarginLinear(UNITS)
+    x = tf.zeros((2, DIM))
+    head(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(head(x, np.array([0, 1])))
+    assert np.abs(tape.gradient(loss, x)).max() < 1e7
+
+
 def test_a_label_out_of_range_inside_a_compiled_step_is_never_silent() -> None:
     import tensorflow as tf
 
