@@ -75,16 +75,19 @@ def _parser() -> argparse.ArgumentParser:
     align.add_argument("source", help="folder or zip of photographs")
     align.add_argument("--out", required=True, help="folder for the crops and manifest.jsonl")
     align.add_argument("--template", default="sphereface_112x96")
+    align.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(align)
 
     pack = verb("pack", _pack, "Write crops (a folder a person) as records for training.")
     pack.add_argument("source", help="folder or zip of crops")
     pack.add_argument("--out", required=True, help="folder for the records")
+    pack.add_argument("--json", action="store_true", help="print JSON")
 
     train = verb("train", _train, "Train a network by a recipe; goes on where it was stopped.")
     train.add_argument("recipe", help="recipe, a .toml file")
     train.add_argument("--data", required=True, help="folder or zip of crops, or a records folder")
     train.add_argument("--out", required=True, help="folder of the run")
+    train.add_argument("--json", action="store_true", help="print JSON")
 
     evaluate = verb("evaluate", _evaluate, "Measure a preset by a published protocol.")
     evaluate.add_argument("preset", help="name or folder")
@@ -98,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("pictures", nargs="+", help="photographs")
     embed.add_argument("--preset", help="name or folder (default: the zoo's first)")
     embed.add_argument("--out", required=True, help=".npz with `embeddings` and `paths`")
+    embed.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(embed)
 
     verify = verb("verify", _verify, "Say whether two photographs show one person.")
@@ -167,9 +171,11 @@ def _align(options: argparse.Namespace) -> int:
         template=options.template,
         detector=_detector(options),
     )
-    print(report)
-    for failure in report.failures:
-        print(f"left out: {failure.source}: {failure.reason}", file=sys.stderr)
+    failures = {failure.source: failure.reason for failure in report.failures}
+    found = {"out": options.out, "aligned": report.aligned, "already_done": report.already_done}
+    _show(options, {**found, "failures": failures}, str(report))
+    for source, reason in failures.items():
+        print(f"left out: {source}: {reason}", file=sys.stderr)
     return 1 if report.failures else 0
 
 
@@ -180,9 +186,11 @@ def _pack(options: argparse.Namespace) -> int:
         pass  # Keras and its backend
     with _progress("packing") as progress:
         records = pack(options.source, options.out, progress)
-    print(
-        f"{len(records):,} crops of {len(records.identities):,} people, "
-        f"{records.height}x{records.width}, in {options.out}"
+    people, size = len(records.identities), [records.height, records.width]
+    _show(
+        options,
+        {"out": options.out, "crops": len(records), "people": people, "size": size},
+        f"{len(records):,} crops of {people:,} people, {size[0]}x{size[1]}, in {options.out}",
     )
     for skipped in records.skipped:
         print(f"left out: {skipped['picture']}: {skipped['reason']}", file=sys.stderr)
@@ -201,7 +209,7 @@ def _train(options: argparse.Namespace) -> None:
     folder = train(
         options.recipe, options.data, options.out, verbose=1 if sys.stderr.isatty() else 2
     )
-    print(f"Preset: {folder}")
+    _show(options, {"preset": str(folder)}, f"Preset: {folder}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -231,7 +239,8 @@ def _embed(options: argparse.Namespace) -> int:
     if paths:
         with atomic_path(options.out) as temporary, temporary.open("wb") as file:
             np.savez(file, embeddings=faces.embed(np.stack(crops)), paths=np.array(paths))
-        print(f"{len(paths)} embeddings in {options.out}")
+        written = {"out": options.out, "paths": paths, "left_out": failed}
+        _show(options, written, f"{len(paths)} embeddings in {options.out}")
     return 1 if failed else 0
 
 
@@ -347,6 +356,11 @@ def _zoo_publish(options: argparse.Namespace) -> None:
             options.preset, options.out, options.data, _detector(options), progress
         )
     print((folder / "README.md").read_text(encoding="utf-8"))
+
+
+def _show(options: argparse.Namespace, values: dict[str, Any], text: str) -> None:
+    """Prints a result: as JSON where that was asked for, else as text."""
+    print(json.dumps(values, indent=1) if options.json else text)
 
 
 def _load(options: argparse.Namespace) -> Any:
