@@ -5,6 +5,7 @@ it is first used.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,3 +54,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+if "keras" in sys.modules:  # so that `keras.models.load_model` finds the project's classes
+    importlib.import_module("spherekeras.sequential")

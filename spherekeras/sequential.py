@@ -38,7 +38,12 @@ class Sequential(keras.Sequential):
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         if isinstance(y, np.ndarray) and self.layers and isinstance(self.layers[-1], MarginHead):
             self.layers[-1].check_labels(y)  # all at once, before a step compiles
+        self._check(x, y)
         return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        self._check(x, y)
+        return super().evaluate(x, y, *args, **kwargs)
 
     def train_step(self, *args: Any) -> Any:
         return super().train_step(*args[:-1], self._with_labels(args[-1]))
@@ -53,6 +58,11 @@ class Sequential(keras.Sequential):
         for layer in self.layers[:-1]:
             x = layer(x, training=training) if layer._call_has_training_arg else layer(x)
         return self.layers[-1](x, labels, training=training)
+
+    def _check(self, x: Any, y: Any) -> None:
+        """Tells a missing label or head before JAX and torch call the metrics without them."""
+        if y is not None or isinstance(x, np.ndarray):
+            self._with_labels((x, y))
 
     def _with_labels(self, data: Any) -> Any:
         """`(images, labels)` as `((images, labels), labels)`, what a Functional model gets."""

@@ -1,6 +1,7 @@
 """What importing costs, and who may import what."""
 
 import json
+import pathlib
 import subprocess
 import sys
 import time
@@ -46,6 +47,17 @@ def test_every_public_name_is_there() -> None:
     assert run(
         "import spherekeras as sk\nfor name in sk.__all__: getattr(sk, name)\nprint(sk.__version__)"
     ).strip()
+
+
+def test_a_fresh_process_loads_a_saved_model(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "model.keras"
+    run(
+        "import keras, spherekeras as sk\n"
+        "model = sk.Sequential([keras.Input((4,)), sk.layers.ASoftmax(3)])\n"
+        f"model.save({str(path)!r})"
+    )
+    load = f"print(type(keras.models.load_model({str(path)!r}).layers[-1]).__name__)"
+    assert run(f"import keras, spherekeras\n{load}").strip() == "ASoftmax"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

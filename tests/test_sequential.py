@@ -119,6 +119,14 @@ def test_a_model_built_without_an_input_shape_trains() -> None:
     assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
 
 
+def test_missing_labels_are_named() -> None:
+    x, _ = data()
+    model = compiled(sk.Sequential([backbone(), heads()["ASoftmax"]]))
+    for use in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match="Received: labels missing"):
+            use(x, verbose=0)
+
+
 def test_another_last_layer_is_refused() -> None:
     x, y = data()
     model = compiled(sk.Sequential([keras.layers.Dense(CLASSES)]))

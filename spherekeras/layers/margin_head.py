@@ -157,7 +157,8 @@ class MarginHead(NormalizedDense):
 
 def _values(labels: Tensor) -> np.ndarray | None:
     """The labels' values where they can be seen: not inside a compiled step."""
-    if keras.backend.is_keras_tensor(labels):
+    device = getattr(getattr(labels, "device", None), "type", "cpu")
+    if keras.backend.is_keras_tensor(labels) or device != "cpu":  # a look would stall a GPU
         return None
     try:
         return np.asarray(keras.ops.convert_to_numpy(labels))
