@@ -44,6 +44,28 @@ def monotone_cosine(theta: Tensor) -> Tensor:
     return sign * ops.cos(theta) - 2.0 * k
 
 
+def stopped_cosine(theta: Tensor) -> Tensor:
+    """Returns `cos(min(θ, π))`, for θ ≥ 0: past π it stays at -1 ([R] SphereFace-R v1)."""
+    return ops.cos(ops.minimum(theta, math.pi))
+
+
+def even_cosine(theta: Tensor) -> Tensor:
+    """Returns `cos(min(max(θ, 0), π))`: an angle turned past 0 or π stays there (AdaFace)."""
+    return ops.cos(ops.clip(theta, 0.0, math.pi))
+
+
+def arc_linear(cosine: Tensor, margin: Tensor) -> Tensor:
+    """Returns `cos(θ + m)`, and `cos θ - m·sin m` where θ + m passes π ([A], the authors' code).
+
+    Args:
+        cosine: tensor of any shape.
+        margin: m in radians, a number or a tensor of the same shape.
+    """
+    theta = angle(cosine) + margin
+    fall = ops.cast(margin * ops.sin(margin), theta.dtype)
+    return ops.where(theta <= math.pi, ops.cos(theta), cosine - fall)
+
+
 def psi(cosine: Tensor, margin: float) -> Tensor:
     """Returns ψ(θ) of A-Softmax: `(-1)^k cos(mθ) - 2k` on `θ ∈ [kπ/m, (k+1)π/m]` ([S] eq. 6).
 

@@ -155,6 +155,34 @@ class MarginHead(NormalizedDense):
         return {**super().get_config(), "gradient": self.gradient}
 
 
+class ScaledHead(MarginHead):
+    """Base of the heads that give every embedding one length: all cosines times `scale`.
+
+    Args:
+        units: number of classes.
+        scale: s, above 0.
+        gradient: "exact" or "detached", see `MarginHead`.
+        **kwargs: of `NormalizedDense`.
+
+    Raises:
+        ValueError: a scale that is not above 0.
+    """
+
+    def __init__(
+        self, units: int, scale: float = 64.0, gradient: str = "exact", **kwargs: Any
+    ) -> None:
+        super().__init__(units, gradient=gradient, **kwargs)
+        if not scale > 0:
+            raise ValueError(f"`{type(self).__name__}` expects scale > 0. Received: scale={scale}.")
+        self.scale = float(scale)
+
+    def scale_of(self, norm: Tensor) -> Tensor:
+        return self.scale
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale}
+
+
 def _values(labels: Tensor) -> np.ndarray | None:
     """The labels' values where they can be seen: not inside a compiled step."""
     device = getattr(getattr(labels, "device", None), "type", "cpu")

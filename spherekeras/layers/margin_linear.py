@@ -5,13 +5,13 @@ from typing import Any
 import keras
 
 from spherekeras import margins
-from spherekeras.layers.margin_head import MarginHead
+from spherekeras.layers.margin_head import ScaledHead
 
 Tensor = Any
 
 
 @keras.saving.register_keras_serializable("spherekeras")
-class MarginLinear(MarginHead):
+class MarginLinear(ScaledHead):
     """Combined margin on a fixed scale: target logit `s·(cos(m1·θ + m2) - m3)`, others `s·cos θ`.
 
     One layer for three papers: SphereFace's factor m1, ArcFace's angle m2, CosFace's amount
@@ -51,25 +51,16 @@ class MarginLinear(MarginHead):
         gradient: str = "exact",
         **kwargs: Any,
     ) -> None:
-        super().__init__(units, gradient=gradient, **kwargs)
-        if not (m1 > 0 and 0 <= m2 <= 3.1416 and m3 >= 0 and scale > 0):
+        super().__init__(units, scale, gradient, **kwargs)
+        if not (m1 > 0 and 0 <= m2 <= 3.1416 and m3 >= 0):
             raise ValueError(
-                "`MarginLinear` expects m1 > 0, 0 <= m2 <= pi, m3 >= 0 and scale > 0. Received: "
-                f"m1={m1}, m2={m2}, m3={m3}, scale={scale}."
+                "`MarginLinear` expects m1 > 0, 0 <= m2 <= pi and m3 >= 0. Received: "
+                f"m1={m1}, m2={m2}, m3={m3}."
             )
-        self.m1, self.m2, self.m3, self.scale = float(m1), float(m2), float(m3), float(scale)
-
-    def scale_of(self, norm: Tensor) -> Tensor:
-        return self.scale
+        self.m1, self.m2, self.m3 = float(m1), float(m2), float(m3)
 
     def target(self, cosine: Tensor, norm: Tensor, training: bool) -> Tensor:
         return margins.combined(cosine, self.m1, self.m2, self.m3)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "m1": self.m1,
-            "m2": self.m2,
-            "m3": self.m3,
-            "scale": self.scale,
-        }
+        return {**super().get_config(), "m1": self.m1, "m2": self.m2, "m3": self.m3}

@@ -64,10 +64,15 @@ class NormalizedDense(keras.layers.Layer):
             )
         self.kernel = self.add_weight(
             name="kernel",
-            shape=(embedding_shape[-1], self.units),
+            shape=(embedding_shape[-1], self.columns),
             initializer=self.kernel_initializer,
         )
         self.built = True
+
+    @property
+    def columns(self) -> int:
+        """Columns of the kernel: one a class."""
+        return self.units
 
     def call(self, embedding: Tensor) -> Tensor:
         return self._cosines(embedding)[0]
@@ -91,10 +96,11 @@ class NormalizedDense(keras.layers.Layer):
 
     def _cosines(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """The cosines `(batch, units)` and the embeddings' norms `(batch, 1)`."""
-        norm = _norm(embedding, axis=1)
-        cosines = ops.matmul(embedding / norm, self.kernel / _norm(self.kernel, axis=0))
+        norm = norm_of(embedding, axis=1)
+        cosines = ops.matmul(embedding / norm, self.kernel / norm_of(self.kernel, axis=0))
         return cosines, norm
 
 
-def _norm(x: Tensor, axis: int) -> Tensor:
+def norm_of(x: Tensor, axis: int) -> Tensor:
+    """The length of rows or columns, the axis kept."""
     return ops.sqrt(ops.maximum(ops.sum(ops.square(x), axis=axis, keepdims=True), _SMALL**2))

@@ -15,10 +15,28 @@ HEADS: dict[str, Any] = {
     "ASoftmax m=2": lambda **k: sk.layers.ASoftmax(UNITS, margin=2, annealing=None, **k),
     "ASoftmax m=1.5": lambda **k: sk.layers.ASoftmax(UNITS, margin=1.5, annealing=None, **k),
     "ASoftmax annealed": lambda **k: sk.layers.ASoftmax(UNITS, **k),
+    "LSoftmax": lambda **k: sk.layers.LSoftmax(UNITS, margin=3, annealing=None, **k),
+    "SphereFacePlus": lambda **k: sk.layers.SphereFacePlus(UNITS, energy=0.5, **k),
+    "SphereFaceR v0 hard": lambda **k: sk.layers.SphereFaceR(UNITS, 1.7, "v0", scale=64.0, **k),
+    "SphereFaceR v1 soft": lambda **k: sk.layers.SphereFaceR(UNITS, 1.4, "v1", "soft", **k),
+    "SphereFaceR v2 hard": lambda **k: sk.layers.SphereFaceR(UNITS, 1.4, "v2", scale=60.0, **k),
+    "SphereFaceR v2 none": lambda **k: sk.layers.SphereFaceR(UNITS, 1.4, "v2", "none", **k),
+    "NormFace": lambda **k: sk.layers.NormFace(UNITS, **k),
+    "CosFace": lambda **k: sk.layers.CosFace(UNITS, **k),
+    "ArcFace": lambda **k: sk.layers.ArcFace(UNITS, **k),
+    "ArcFace linear": lambda **k: sk.layers.ArcFace(UNITS, beyond="linear", **k),
     "MarginLinear": lambda **k: sk.layers.MarginLinear(UNITS, **k),
     "MarginLinear combined": lambda **k: sk.layers.MarginLinear(UNITS, 1.2, 0.3, 0.2, 30.0, **k),
     "MarginLinear CosFace": lambda **k: sk.layers.MarginLinear(UNITS, m2=0.0, m3=0.35, **k),
+    "CurricularFace": lambda **k: sk.layers.CurricularFace(UNITS, **k),
+    "MagFace": lambda **k: sk.layers.MagFace(UNITS, lengths=(1.0, 4.0), **k),
+    "AdaFace": lambda **k: sk.layers.AdaFace(UNITS, **k),
+    "ElasticFace arc": lambda **k: sk.layers.ElasticFace(UNITS, **k),
+    "ElasticFace cos": lambda **k: sk.layers.ElasticFace(UNITS, form="cos", **k),
+    "SubCenterArcFace": lambda **k: sk.layers.SubCenterArcFace(UNITS, 3, **k),
 }
+# Heads whose formula is not the plain one in these respects.
+JUMPS = {"ArcFace linear", "CurricularFace"}  # rises by design past π - m
 
 
 def draw(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -32,27 +50,79 @@ def naive_cosine(x: np.ndarray, w: np.ndarray) -> float:
     )
 
 
-def naive_target(head: Any, cosine: float) -> float:
+def fallen(theta: float) -> float:
+    """The cosine that goes on falling past π."""
+    k = math.floor(theta / math.pi)
+    return (-1) ** k * math.cos(theta) - 2 * k
+
+
+def naive_target(head: Any, cosine: float, norm: float) -> float:
     theta = math.acos(max(-1.0, min(1.0, cosine)))
-    if isinstance(head, sk.layers.ASoftmax):
-        k = min(math.floor(head.margin * theta / math.pi), math.ceil(head.margin) - 1)
-        psi = (-1) ** k * math.cos(head.margin * theta) - 2 * k
+    layers = sk.layers
+    if isinstance(head, layers.ASoftmax):
         weight = head.annealing_lambda()
-        return (weight * cosine + psi) / (1 + weight)
-    turned = head.m1 * theta + head.m2
-    k = math.floor(turned / math.pi)
-    return (-1) ** k * math.cos(turned) - 2 * k - head.m3
+        return (weight * cosine + fallen(head.margin * theta)) / (1 + weight)
+    if isinstance(head, layers.SphereFaceR):
+        turned = head.margin * theta
+        v1 = math.cos(min(turned, math.pi))
+        return {"v0": fallen(turned), "v1": v1, "v2": cosine}[head.version]
+    if isinstance(head, layers.MarginLinear):
+        return fallen(head.m1 * theta + head.m2) - head.m3
+    if isinstance(head, layers.CosFace):
+        return cosine - head.margin
+    if isinstance(head, layers.NormFace):
+        return cosine
+    if isinstance(head, layers.AdaFace):
+        length = min(max(norm, 1e-3), 100.0)
+        quality = head.concentration * (length - float(head.mean.numpy()))
+        quality = max(-1.0, min(1.0, quality / (float(head.std.numpy()) + 1e-3)))
+        turned = min(max(theta - head.margin * quality, 0.0), math.pi)
+        return math.cos(turned) - (head.margin + head.margin * quality)
+    margin = head.margin
+    if isinstance(head, layers.ElasticFace) and head.form == "cos":
+        return cosine - margin
+    if isinstance(head, layers.MagFace):
+        low, high = head.lengths
+        share = (min(max(norm, low), high) - low) / (high - low)
+        margin = head.margins[0] + share * (head.margins[1] - head.margins[0])
+    if head.beyond == "linear" and theta + margin > math.pi:
+        return cosine - margin * math.sin(margin)
+    return fallen(theta + margin)
+
+
+def naive_other(head: Any, cosine: float, own: float, norm: float) -> float:
+    if isinstance(head, sk.layers.SphereFaceR) and head.version == "v2":
+        return math.cos(math.acos(cosine) / head.margin)
+    if isinstance(head, sk.layers.CurricularFace) and cosine > naive_target(head, own, norm):
+        return cosine * (float(head.t.numpy()) + cosine)
+    return cosine
 
 
 def naive_logits(head: Any, x: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
     kernel = keras.ops.convert_to_numpy(head.kernel).astype(np.float64)
+    centers = getattr(head, "centers", 1)
+    free = isinstance(head, sk.layers.ASoftmax) or getattr(head, "normalization", "hard") != "hard"
     logits = np.zeros((len(x), UNITS))
     for i, row in enumerate(x):
-        scale = math.sqrt(sum(a * a for a in row)) if hasattr(head, "margin") else head.scale
-        for j in range(UNITS):
-            cosine = naive_cosine(row, kernel[:, j])
-            own = labels is not None and labels[i] == j
-            logits[i, j] = scale * (naive_target(head, cosine) if own else cosine)
+        norm = math.sqrt(sum(a * a for a in row))
+        cosines = [
+            max(naive_cosine(row, kernel[:, j * centers + k]) for k in range(centers))
+            for j in range(UNITS)
+        ]
+        for j, cosine in enumerate(cosines):
+            scale = norm if free else head.scale
+            if isinstance(head, sk.layers.LSoftmax):
+                scale *= math.sqrt(sum(b * b for b in kernel[:, j]))
+            value = cosine
+            if labels is not None:
+                own = cosines[labels[i]]
+                mine = labels[i] == j
+                value = (
+                    naive_target(head, cosine, norm)
+                    if mine
+                    else naive_other(head, cosine, own, norm)
+                )
+            logits[i, j] = scale * value
     return logits
 
 
@@ -69,7 +139,7 @@ def test_logits_are_the_naive_loop(name: str, gradient: str) -> None:
 def test_exact_gradient_is_the_numeric_one(name: str) -> None:
     import tensorflow as tf
 
-    head = HEADS[name](dtype="float64")
+    head = HEADS[name](dtype="float64", gradient="exact")
     x, labels = draw(1)
     weights = np.random.default_rng(2).normal(size=(BATCH, UNITS))
     head(x)
@@ -84,7 +154,10 @@ def test_exact_gradient_is_the_numeric_one(name: str) -> None:
         return float((keras.ops.convert_to_numpy(head(x, labels)) * weights).sum())
 
     kernel = keras.ops.convert_to_numpy(head.kernel).copy()
-    for analytic, which in ((by_x, 0), (by_kernel, 1)):
+    checks = [(by_x, 0), (by_kernel, 1)]
+    if name == "AdaFace":  # by definition no gradient flows through the length of x
+        checks = checks[1:]
+    for analytic, which in checks:
         point = (x, kernel)[which]
         for index in np.ndindex(*point.shape):
             step = np.zeros_like(point)
@@ -110,7 +183,7 @@ def test_detached_gradient_is_that_of_the_plain_cosine() -> None:
     kernel = head.kernel.numpy() / np.linalg.norm(head.kernel.numpy(), axis=0)
     norm = np.linalg.norm(x, axis=1, keepdims=True)
     cosine = np.sum(x / norm * kernel[:, labels].T, axis=1, keepdims=True)
-    psi = np.array([[naive_target(head, float(c))] for c in cosine[:, 0]])
+    psi = np.array([[naive_target(head, float(c), 1.0)] for c in cosine[:, 0]])
     np.testing.assert_allclose(got, kernel[:, labels].T + (psi - cosine) * x / norm, atol=1e-9)
 
 
@@ -120,7 +193,7 @@ def test_values_and_gradients_are_finite_at_the_ends_and_joints(name: str) -> No
 
     head = HEADS[name]()
     head.build((None, 2))
-    kernel = np.zeros((2, UNITS), np.float32)
+    kernel = np.zeros((2, head.columns), np.float32)
     kernel[0] = 1.0
     head.kernel.assign(kernel)
     theta = np.concatenate([[0.0, math.pi], np.pi / 4 * np.arange(5), np.pi / 3 * np.arange(4)])
@@ -145,7 +218,7 @@ def test_margin_one_is_plain_normalised_softmax(margin: float) -> None:
 
 @pytest.mark.parametrize("name", HEADS)
 def test_config_rebuilds_the_head(name: str) -> None:
-    head = HEADS[name](gradient="detached", name="mine")
+    head = HEADS[name](gradient="exact", name="mine")
     config = head.get_config()
     again = type(head).from_config(config)
     assert again.get_config() == config
@@ -237,7 +310,17 @@ def test_training_without_labels_is_refused() -> None:
         (lambda: sk.layers.ASoftmax(3, annealing=(1, 2)), "four numbers.*released recipe"),
         (lambda: sk.layers.ASoftmax(3, annealing=(1.0, 1, 1, 5.0)), "base >= minimum"),
         (lambda: sk.layers.ASoftmax(3, gradient="caffe"), "gradient='exact' and gradient='detac"),
-        (lambda: sk.layers.MarginLinear(3, scale=0), "scale > 0. Received: .*scale=0"),
+        (lambda: sk.layers.MarginLinear(3, scale=0), "scale > 0. Received: scale=0"),
+        (lambda: sk.layers.CosFace(3, -0.1), "margin >= 0. Received: margin=-0.1"),
+        (lambda: sk.layers.ArcFace(3, 4.0), "0 <= margin <= pi .*margin=4.0"),
+        (lambda: sk.layers.ArcFace(3, beyond="x"), "'linear'. Received: .*beyond='x'"),
+        (lambda: sk.layers.ElasticFace(3, form="x"), "form='arc' or 'cos'.*form='x'"),
+        (lambda: sk.layers.MagFace(3, lengths=(3, 1)), r"rise.*lengths=\(3, 1\)"),
+        (lambda: sk.layers.AdaFace(3, momentum=0), "0 < momentum <= 1.*momentum=0"),
+        (lambda: sk.layers.SubCenterArcFace(3, 0), "centers >= 1. Received: centers=0"),
+        (lambda: sk.layers.SphereFaceR(3, 0.9), "margin >= 1, .*Received: margin=0.9"),
+        (lambda: sk.layers.SphereFaceR(3, version="v3"), "version='v3'"),
+        (lambda: sk.layers.SphereFacePlus(3, energy=-1), "energy >= 0. Received: energy=-1"),
         (lambda: sk.layers.MarginLinear(3, m2=-0.1), "0 <= m2 <= pi.*m2=-0.1"),
         (lambda: sk.layers.NormalizedDense(3, dtype="float16"), "float32.*Received: dtype=float16"),
         (
@@ -260,6 +343,23 @@ def test_real_margins_are_never_cut_to_whole_numbers() -> None:
     one, half, two = (np.asarray(head(x, labels)) for head in heads)
     own = np.arange(BATCH), labels
     assert np.all(half[own] < one[own]) and np.all(two[own] < half[own])
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_target_never_rises_with_the_angle(name: str) -> None:
+    head = HEADS[name](dtype="float64", gradient="exact")
+    head.build((None, 2))
+    kernel = np.zeros((2, head.columns))
+    kernel[0] = 1.0
+    head.kernel.assign(kernel)
+    theta = np.linspace(0, math.pi, 721)
+    x = 3 * np.stack([np.cos(theta), np.sin(theta)], 1)
+    target = keras.ops.convert_to_numpy(head(x, np.zeros(len(theta), int)))[:, 0]
+    rises = np.diff(target) > 1e-9 * np.abs(target).max()
+    if name in JUMPS:  # the authors' continuation past π - m: cos θ - m·sin m jumps up once
+        assert rises.sum() <= 1 and not rises[theta[1:] < math.pi - head.margin].any()
+    else:
+        assert not rises.any()
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
@@ -309,3 +409,70 @@ def test_target_angle_follows_the_mean_angle_to_the_own_class() -> None:
     angles = np.asarray(head.angles(x))[np.arange(BATCH), labels].mean()
     head(x, labels, training=True)
     assert float(head.target_angle) == pytest.approx(0.99 * math.pi / 2 + 0.01 * angles, abs=1e-6)
+
+
+def test_energy_is_the_naive_mean_over_the_classes_of_the_batch() -> None:
+    head = sk.layers.SphereFacePlus(UNITS, energy=0.7, dtype="float64")
+    x, _ = draw()
+    labels = np.array([0, 3, 3, 5, 0, 3])
+    head(x, labels, training=True)
+    kernel = keras.ops.convert_to_numpy(head.kernel)
+    classes = sorted(set(labels.tolist()))
+    energies = [
+        math.acos(naive_cosine(kernel[:, i], kernel[:, j])) ** -2
+        for i in classes
+        for j in classes
+        if i < j
+    ]
+    assert float(head.losses[0]) == pytest.approx(0.7 * sum(energies) / len(energies), rel=1e-9)
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_soft_normalisation_adds_its_penalty(power: int) -> None:
+    head = sk.layers.SphereFaceR(
+        UNITS, normalization="soft", scale=4.0, soft_weight=0.3, soft_power=power, dtype="float64"
+    )
+    x, labels = draw()
+    head(x, labels, training=True)
+    gaps = [abs(math.sqrt(sum(a * a for a in row)) - 4.0) ** power for row in x]
+    assert float(head.losses[0]) == pytest.approx(0.3 * sum(gaps) / len(gaps), rel=1e-9)
+    assert head.loss_weight == pytest.approx(50.0 / 4.0)
+    assert sk.layers.SphereFaceR(3, normalization="none").loss_weight == 50.0
+
+
+def test_magface_adds_its_term() -> None:
+    head = sk.layers.MagFace(UNITS, lengths=(1.0, 4.0), regularization=2.0, dtype="float64")
+    x, labels = draw()
+    head(x, labels, training=True)
+    lengths = [min(max(math.sqrt(sum(a * a for a in row)), 1.0), 4.0) for row in x]
+    wanted = 2.0 * sum(a / 16.0 + 1.0 / a for a in lengths) / len(lengths)
+    assert float(head.losses[0]) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_moving_states_follow_training_and_nothing_else() -> None:
+    x, labels = draw()
+    curricular, ada = sk.layers.CurricularFace(UNITS), sk.layers.AdaFace(UNITS)
+    for head in (curricular, ada):
+        head(x, labels)
+        head(x, labels, training=False)
+    assert float(curricular.t.numpy()) == 0 and float(ada.mean.numpy()) == 20
+    cosines = np.cos(np.asarray(keras.ops.convert_to_numpy(curricular.angles(x))))
+    own = cosines[np.arange(BATCH), labels].mean()
+    curricular(x, labels, training=True)
+    assert float(curricular.t.numpy()) == pytest.approx(0.01 * own, abs=1e-6)
+    ada(x, labels, training=True)
+    lengths = np.linalg.norm(x, axis=1)
+    assert float(ada.mean.numpy()) == pytest.approx(0.99 * 20 + 0.01 * lengths.mean(), rel=1e-5)
+    assert float(ada.std.numpy()) == pytest.approx(0.99 * 100 + 0.01 * lengths.std(), rel=1e-5)
+
+
+def test_elastic_margins_are_drawn_in_training_only() -> None:
+    x = np.repeat(draw()[0][:1], 4000, axis=0)
+    head = sk.layers.ElasticFace(UNITS, sigma=0.05, form="cos", scale=1.0, seed=1)
+    labels = np.zeros(len(x), int)
+    plain = keras.ops.convert_to_numpy(head(x))[:, 0]
+    drawn = plain - keras.ops.convert_to_numpy(head(x, labels, training=True))[:, 0]
+    assert drawn.mean() == pytest.approx(0.35, abs=0.005)
+    assert drawn.std() == pytest.approx(0.05, rel=0.05)
+    fixed = plain - keras.ops.convert_to_numpy(head(x, labels))[:, 0]
+    np.testing.assert_allclose(fixed, 0.35, atol=1e-6)

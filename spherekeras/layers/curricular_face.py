@@ -1,0 +1,56 @@
+"""Hard negatives weighted more as training goes on."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from spherekeras.layers.arc_face import ArcFace
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable("spherekeras")
+class CurricularFace(ArcFace):
+    """CurricularFace: ArcFace, and a negative closer than the target becomes `cos·(t + cos)`.
+
+    t follows the mean target cosine from 0 (moving average of 0.99 over training steps): easy
+    examples first, hard ones later. It is a weight of the layer.
+
+    Args:
+        units: number of classes.
+        margin: m, added to the target's angle, in radians.
+        scale: s, above 0.
+        **kwargs: of `ArcFace`; `beyond` is "linear" by default, as in the authors' code.
+
+    Source: CurricularFace, arXiv 2004.00288, equations 8 to 11.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        margin: float = 0.5,
+        scale: float = 64.0,
+        beyond: str = "linear",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(units, margin, scale, beyond, **kwargs)
+
+    def build(self, embedding_shape: tuple[int | None, ...], labels_shape: Any = None) -> None:
+        super().build(embedding_shape, labels_shape)
+        self.t = self.add_weight(
+            name="t",
+            shape=(),
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+            aggregation="mean",
+        )
+
+    def others(self, cosines: Tensor, cosine: Tensor, training: bool) -> Tensor:
+        t = ops.convert_to_tensor(self.t)
+        if training:
+            t = 0.01 * ops.stop_gradient(ops.mean(cosine)) + 0.99 * t
+            self.t.assign(t)
+        hard = cosines > self.turned(cosine, self.margin)
+        return ops.where(hard, cosines * (t + cosines), cosines)

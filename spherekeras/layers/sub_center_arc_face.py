@@ -1,0 +1,48 @@
+"""Several centres a class."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from spherekeras.layers.arc_face import ArcFace
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable("spherekeras")
+class SubCenterArcFace(ArcFace):
+    """Sub-centre ArcFace: K centres a class, the nearest counts.
+
+    Noisy labels and odd pictures gather at a centre of their own and leave the main one clean.
+
+    Args:
+        units: number of classes.
+        centers: K ≥ 1; the kernel has `units·K` columns, the K of a class side by side.
+        margin, scale: as in `ArcFace`.
+        **kwargs: of `ArcFace`.
+
+    Raises:
+        ValueError: K below 1.
+
+    Source: Sub-center ArcFace, ECCV 2020, equation 3.
+    """
+
+    def __init__(self, units: int, centers: int = 3, **kwargs: Any) -> None:
+        super().__init__(units, **kwargs)
+        if int(centers) != centers or centers < 1:
+            raise ValueError(
+                f"`SubCenterArcFace` expects centers >= 1. Received: centers={centers}."
+            )
+        self.centers = int(centers)
+
+    @property
+    def columns(self) -> int:
+        return self.units * self.centers
+
+    def _cosines(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        cosines, norm = super()._cosines(embedding)
+        return ops.max(ops.reshape(cosines, (-1, self.units, self.centers)), axis=2), norm
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "centers": self.centers}
