@@ -52,6 +52,7 @@ def card(metadata: dict[str, Any], config: "PresetConfig") -> str:
         "",
         "```python",
         "import spherekeras as sk",
+        "",
         f'faces = sk.FaceEmbedder.from_preset("{name}")',
         'answer = faces.verify("a.jpg", "b.jpg")',
         "```",
