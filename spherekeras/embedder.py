@@ -1,6 +1,7 @@
 """From photographs to embeddings and answers: what a loaded preset does."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import tempfile
@@ -307,6 +308,7 @@ class FaceEmbedder:
             recipe = loaded.read_text(encoding="utf-8") if loaded and loaded.is_file() else ""
         known["parameters"] = self.backbone.count_params()
         known.setdefault("name", folder.name)
+        known = json.loads(presets.to_json(known))  # one order, before and after a reload
 
         def golden(path: pathlib.Path) -> None:
             stored = FaceEmbedder(presets.read_weights(folder, self.config), self.config)

@@ -53,6 +53,14 @@ def test_a_preset_comes_back_as_it_was_saved(faces: FaceEmbedder, preset: pathli
         np.testing.assert_array_equal(weight, weight.astype(np.float16).astype(np.float32))
 
 
+def test_a_card_reads_the_same_after_a_reload(faces: FaceEmbedder, tmp_path: pathlib.Path) -> None:
+    known = {"trained_on": {"steps": 3, "crops": 2}, "thresholds": THRESHOLDS}
+    first = faces.save_preset(tmp_path / "first", metadata={**known, "name": "first"})
+    text = (first / "README.md").read_text()
+    FaceEmbedder.from_preset(first).save_preset(first)
+    assert (first / "README.md").read_text() == text
+
+
 def test_two_saves_are_byte_identical(preset: pathlib.Path, tmp_path: pathlib.Path) -> None:
     faces = FaceEmbedder.from_preset(preset)
     for name in ("one", "two"):

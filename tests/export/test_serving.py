@@ -38,7 +38,8 @@ def test_a_face_embedder_answers_the_same(backbone, crops):
     from spherekeras.embedder import FaceEmbedder
     from spherekeras.presets import PresetConfig
 
-    config = PresetConfig("SphereFaceNet", {}, "sphereface_112x96", 32, 28, 1 / 128, 127.5)
+    shape = {"input_shape": [32, 28, 3]}
+    config = PresetConfig("SphereFaceNet", shape, "sphereface_112x96", 32, 28, 1 / 128, 127.5)
     faces = FaceEmbedder(backbone, dataclasses.replace(config, mirror="sum", channel_order="BGR"))
     found = serving.served(faces).model(crops.astype("float32"))
     np.testing.assert_allclose(found, faces.embed(crops), atol=2e-6)
