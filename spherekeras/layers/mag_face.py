@@ -41,7 +41,6 @@ class MagFace(ArcFace):
         scale: float = 64.0,
         **kwargs: Any,
     ) -> None:
-        kwargs.pop("margin", None)
         super().__init__(units, margins[0], scale, **kwargs)
         rise = 0 <= margins[0] <= margins[1] <= 3.1416 and 0 < lengths[0] < lengths[1]
         if not rise or not regularization >= 0:
@@ -67,4 +66,6 @@ class MagFace(ArcFace):
             "lengths": self.lengths,
             "regularization": self.regularization,
         }
-        return {**super().get_config(), **own}
+        config = {**super().get_config(), **own}
+        del config["margin"]  # `margins` stands for it
+        return config

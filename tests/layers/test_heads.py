@@ -440,6 +440,11 @@ def test_soft_normalisation_adds_its_penalty(power: int) -> None:
     assert sk.layers.SphereFaceR(3, normalization="none").loss_weight == 50.0
 
 
+def test_magface_refuses_a_single_margin() -> None:
+    with pytest.raises(TypeError, match="margin"):
+        sk.layers.MagFace(UNITS, margin=0.5)
+
+
 def test_magface_adds_its_term() -> None:
     head = sk.layers.MagFace(UNITS, lengths=(1.0, 4.0), regularization=2.0, dtype="float64")
     x, labels = draw()
