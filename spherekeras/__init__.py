@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spherekeras import backbones, data, evaluation, export, layers, margins, presets
+    from spherekeras import backbones, data, evaluation, export, layers, losses, margins, presets
     from spherekeras.embedder import FaceEmbedder, load_preset
     from spherekeras.errors import NoFaceError, SphereKerasError
     from spherekeras.presets import list_presets
@@ -30,6 +30,7 @@ __all__ = [
     "layers",
     "list_presets",
     "load_preset",
+    "losses",
     "margins",
     "presets",
 ]

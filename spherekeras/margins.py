@@ -88,12 +88,21 @@ def psi(cosine: Tensor, margin: float) -> Tensor:
     """
     if margin != int(margin):
         return monotone_cosine(margin * angle(cosine))
-    m = int(margin)
-    k = ops.zeros_like(cosine)
-    for joint in range(1, m):
-        k = k + ops.cast(cosine <= math.cos(joint * math.pi / m), k.dtype)
-    sign = 1.0 - 2.0 * ops.mod(k, 2.0)
-    return sign * _chebyshev(cosine, m) - 2.0 * k
+    k, sign = _piece(cosine, int(margin))
+    return sign * _chebyshev(cosine, int(margin)) - 2.0 * k
+
+
+def psi_slope(cosine: Tensor, margin: int) -> Tensor:
+    """Returns dψ/d(cos θ) for a whole m: `±m·U_{m-1}(cos θ)`, U the second kind's polynomial.
+
+    Args:
+        cosine: tensor of any shape.
+        margin: a whole m ≥ 1.
+    """
+    before, now = ops.zeros_like(cosine), ops.ones_like(cosine)
+    for _ in range(margin - 1):
+        before, now = now, 2.0 * cosine * now - before
+    return margin * _piece(cosine, margin)[1] * now
 
 
 def combined(cosine: Tensor, m1: float = 1.0, m2: float = 0.0, m3: float = 0.0) -> Tensor:
@@ -122,6 +131,14 @@ def annealing_lambda(
     """
     step = ops.cast(ops.maximum(step, 1), "float32")
     return ops.maximum(minimum, base * ops.power(1.0 + gamma * step, -power))
+
+
+def _piece(cosine: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """k of ψ's piece that a cosine lies in, and (-1)^k."""
+    k = ops.zeros_like(cosine)
+    for joint in range(1, m):
+        k = k + ops.cast(cosine <= math.cos(joint * math.pi / m), k.dtype)
+    return k, 1.0 - 2.0 * ops.mod(k, 2.0)
 
 
 def _chebyshev(x: Tensor, m: int) -> Tensor:

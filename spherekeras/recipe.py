@@ -8,10 +8,31 @@ import re
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from spherekeras.data.pipeline import Augmentation
 from spherekeras.errors import RecipeError
+
+HEADS = (
+    "ASoftmax",
+    "AdaFace",
+    "ArcFace",
+    "CenterLoss",
+    "ContrastiveSoftmax",
+    "CosFace",
+    "CurricularFace",
+    "ElasticFace",
+    "LSoftmax",
+    "MagFace",
+    "MarginLinear",
+    "NormFace",
+    "SoftmaxLinear",
+    "SphereFace2",
+    "SphereFacePlus",
+    "SphereFaceR",
+    "SubCenterArcFace",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,27 +50,31 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """The network: a name of `spherekeras.backbones` and its arguments."""
+    """The network: a name of `spherekeras.backbones` and its arguments.
+
+    Attributes:
+        start: a preset (name or folder) whose weights are taken over layer by layer where name
+            and shapes agree: the same network to be refined, or a shallower SphereFaceNet to
+            grow from, whose added residual units begin close to the identity.
+    """
 
     name: str = "SphereFaceNet"
     depth: int | None = None
     embedding_dim: int = 512
     height: int = 112
     width: int = 96
+    start: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """The head: "ASoftmax" or "MarginLinear" and its arguments (see `spherekeras.layers`)."""
+    """The head: a name of `spherekeras.layers` and its arguments, whatever that layer takes.
+
+    A list in the file is a tuple here, an empty one stands for None (`annealing = []`).
+    """
 
     name: str = "ASoftmax"
-    margin: float | None = None
-    annealing: tuple[float, ...] | None = None
-    gradient: str | None = None
-    m1: float | None = None
-    m2: float | None = None
-    m3: float | None = None
-    scale: float | None = None
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +197,7 @@ class Recipe:
             )
         _known("training.precision", t.precision, ("float32", "mixed_bfloat16"))
         _known("backbone.name", self.backbone.name, ("SphereFaceNet", "MobileFaceNet"))
-        _known("head.name", self.head.name, ("ASoftmax", "MarginLinear"))
+        _known("head.name", self.head.name, HEADS)
         if self.backbone.width not in (96, 112) or self.backbone.height != 112:
             raise RecipeError(
                 "A template exists for crops of 112x96 and 112x112 (height x width). Received: "
@@ -217,10 +242,21 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, dict):
                 raise RecipeError(f"`{key}` is a section: write `[{key}]`. Received: {value!r}.")
+            if hint is Head:
+                name = {k: value[k] for k in ("name",) if k in value}
+                value = {**name, "arguments": _head_arguments(value)}
             arguments[key] = _build(typing.cast(type, hint), value, f"{key}.")
         else:
             arguments[key] = _value(f"{prefix}{key}", hint, value)
     return kind(**arguments)
+
+
+def _head_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: (tuple(value) or None) if isinstance(value, list) else value
+        for key, value in values.items()
+        if key != "name"
+    }
 
 
 def _value(key: str, hint: Any, value: Any) -> Any:
@@ -230,6 +266,8 @@ def _value(key: str, hint: Any, value: Any) -> Any:
             return tuple(_value(key, typing.get_args(choice)[0], item) for item in value)
         if choice is float and type(value) in (int, float):
             return float(value)
+        if typing.get_origin(choice) is Mapping and isinstance(value, dict):
+            return value
         if isinstance(choice, type) and type(value) is choice:
             return value
     wanted = " or ".join(str(getattr(c, "__name__", c)) for c in choices if c is not type(None))

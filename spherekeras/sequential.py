@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spherekeras.layers.margin_head import MarginHead
+from spherekeras.layers.head import Head
 
 
 @keras.saving.register_keras_serializable("spherekeras")
@@ -36,7 +36,7 @@ class Sequential(keras.Sequential):
     """
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(y, np.ndarray) and self.layers and isinstance(self.layers[-1], MarginHead):
+        if isinstance(y, np.ndarray) and self.layers and isinstance(self.layers[-1], Head):
             self.layers[-1].check_labels(y)  # all at once, before a step compiles
         self._check(x, y)
         return super().fit(x, y, *args, **kwargs)
@@ -67,7 +67,7 @@ class Sequential(keras.Sequential):
     def _with_labels(self, data: Any) -> Any:
         """`(images, labels)` as `((images, labels), labels)`, what a Functional model gets."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if y is None or not self.layers or not isinstance(self.layers[-1], MarginHead):
+        if y is None or not self.layers or not isinstance(self.layers[-1], Head):
             raise ValueError(
                 "`spherekeras.Sequential` trains with `fit(images, labels)` and a head of "
                 "`spherekeras.layers` as its last layer. Received: labels "

@@ -19,7 +19,7 @@ from absl import logging
 from spherekeras import backbones, layers
 from spherekeras.data import pipeline
 from spherekeras.data.records import Records, fingerprint, open_records, pack
-from spherekeras.embedder import FaceEmbedder
+from spherekeras.embedder import FaceEmbedder, load_preset
 from spherekeras.errors import RecipeError, TrainingError
 from spherekeras.evaluation import metrics
 from spherekeras.files import atomic_path
@@ -85,11 +85,17 @@ def train(
     keras.utils.set_random_seed(plan.seed)
     with strategy.scope():
         model = build_model(plan, classes)
+        if plan.backbone.start:
+            start_from(model.layers[0], plan.backbone.start)
         compile_model(model, plan)
         model.optimizer.build(model.trainable_variables)
     logging.info("%d crops of %d identities", len(train_positions), classes)
     every = plan.training.checkpoint_steps
     done = _resume(model, out / _CHECKPOINT)
+    head = model.layers[-1]
+    a_column_a_class = isinstance(head, layers.MarginHead) and head.columns == classes
+    if plan.backbone.start and not done and a_column_a_class:
+        imprint(model, records, train_positions, plan)
     validation = _Validation(records, validation_positions, plan, model)
     if done:
         logging.info("going on from step %d of %d", done, plan.training.steps)
@@ -136,6 +142,48 @@ def build_model(recipe: Recipe, classes: int) -> Sequential:
         keras.config.set_dtype_policy(policy)
 
 
+def start_from(backbone: keras.Model, preset: str) -> None:
+    """Takes over a preset's weights, layer by layer, where name and shapes agree.
+
+    Raises:
+        RecipeError: no layer agrees.
+    """
+    source = load_preset(preset).backbone
+    weights = {layer.name: layer.get_weights() for layer in source.layers}
+    taken = 0
+    for layer in backbone.layers:
+        given = weights.get(layer.name, [])
+        if given and [w.shape for w in given] == [tuple(w.shape) for w in layer.weights]:
+            layer.set_weights(given)
+            taken += 1
+    if not taken:
+        raise RecipeError(
+            f"`backbone.start`: no layer of {preset!r} ({source.name}) has the name and shapes of "
+            f"one of {backbone.name}. Start from a preset of the same family."
+        )
+    logging.info("%d layers start from %s", taken, preset)
+
+
+def imprint(model: Sequential, records: Records, positions: np.ndarray, plan: Recipe) -> None:
+    """Turns the class weights of a new head to their classes' mean embeddings.
+
+    A backbone that starts from a preset knows more than a head that starts at random; trained
+    together, the head's first gradients would undo it. The weights keep their lengths.
+
+    Source: weight imprinting, arXiv 1712.07136, section 3.2.
+    """
+    faces = FaceEmbedder(model.layers[0], preset_config(plan))
+    labels = np.unique(records.labels[positions], return_inverse=True)[1]
+    head = model.layers[-1]
+    means = np.zeros(tuple(head.kernel.shape), np.float32)
+    for start in range(0, len(positions), 1024):
+        part = slice(start, start + 1024)
+        crops = _centre(records.crops(positions[part]), (plan.backbone.height, plan.backbone.width))
+        np.add.at(means.T, labels[part], faces.embed_crops(crops))
+    lengths = np.linalg.norm(keras.ops.convert_to_numpy(head.kernel), axis=0)
+    head.kernel.assign(means * (lengths / np.maximum(np.linalg.norm(means, axis=0), 1e-12)))
+
+
 def check_model(recipe: Recipe) -> None:
     """Builds head and backbone once, so that their slips are told before any work is done."""
     try:
@@ -161,16 +209,13 @@ def backbone_arguments(plan: Backbone) -> dict[str, Any]:
     return arguments
 
 
-def build_head(plan: Head, classes: int) -> layers.MarginHead:
+def build_head(plan: Head, classes: int) -> layers.Head:
     """Returns the head that a recipe names; keys left out keep the layer's defaults."""
-    given = {k: v for k, v in dataclasses.asdict(plan).items() if v is not None and k != "name"}
-    if given.get("annealing") == ():
-        given["annealing"] = None
-    return getattr(layers, plan.name)(classes, name="head", **given)
+    return getattr(layers, plan.name)(classes, name="head", **plan.arguments)
 
 
 def compile_model(model: keras.Model, recipe: Recipe) -> None:
-    """Compiles with the recipe's optimiser and the stock cross-entropy.
+    """Compiles with the recipe's optimiser and the loss of its head.
 
     Weight decay is coupled, as in the released recipe: an L2 term on every trainable weight.
     Keras' own `weight_decay=` is decoupled, which is another rule.
@@ -185,7 +230,7 @@ def compile_model(model: keras.Model, recipe: Recipe) -> None:
             momentum=plan.momentum,
             global_clipnorm=plan.clip or None,
         ),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        model.layers[-1].loss(),
         jit_compile=False,  # slower than plain TensorFlow on a CPU, an error in MirroredStrategy
     )
 
@@ -302,9 +347,10 @@ class _Watch(keras.callbacks.Callback):
 
     def _head(self) -> dict[str, float]:
         head = self.model.layers[-1]
-        annealed = isinstance(head, layers.ASoftmax)
-        state = {"lambda": head.annealing_lambda()} if annealed else {}
-        return {**state, "target_angle": math.degrees(float(head.target_angle.numpy()))}
+        state = {"lambda": head.annealing_lambda()} if isinstance(head, layers.ASoftmax) else {}
+        if isinstance(head, layers.MarginHead):
+            state["target_angle"] = math.degrees(float(head.target_angle.numpy()))
+        return state
 
 
 class _Checkpoint(keras.callbacks.Callback):

@@ -226,7 +226,6 @@ def heads_scenario(out: Numbers) -> None:
 
     rng = np.random.default_rng(1)
     x = rng.normal(size=(BATCH, DIM)).astype("float32")
-    kernel = rng.normal(size=(DIM, CLASSES)).astype("float32")
     weights = rng.normal(size=(BATCH, CLASSES)).astype("float32")
     labels = np.array([0, 4, 2, 2])
     heads: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -236,11 +235,15 @@ def heads_scenario(out: Numbers) -> None:
     for name in sk.layers.__all__:
         kind = getattr(sk.layers, name)
         if issubclass(kind, sk.layers.MarginHead) and kind is not sk.layers.MarginHead:
-            heads[name] = (kind, {})
+            # Each backend draws its own random margins.
+            heads[name] = (kind, {"sigma": 0.0} if name == "ElasticFace" else {})
     for name, (kind, arguments) in heads.items():
-        for gradient in ("exact", "detached"):
+        for gradient in kind.gradients:
+            if gradient == "caffe" and name == "m=1.5":  # whole margins alone have that one
+                continue
             head, key = kind(CLASSES, gradient=gradient, **arguments), f"heads/{name}/{gradient}"
             head.build(x.shape)
+            kernel = rng.normal(size=head.kernel.shape).astype("float32")
             head.kernel.assign(kernel)
 
             def total(x: Any, kernel: Any, head: Any = head) -> Any:
@@ -260,6 +263,23 @@ def heads_scenario(out: Numbers) -> None:
             out[f"{key}/losses"] = np.array(losses)
             if name == "ASoftmax":
                 out[f"{key}/lambda"] = np.array(head.annealing_lambda())
+    for name in ("ASoftmax", "CosFace", "SphereFaceR", "SubCenterArcFace"):
+        head = getattr(sk.layers, name)(CLASSES, sampling=1.0)  # whatever is drawn, it is all
+        head.build(x.shape)
+        head.kernel.assign(rng.normal(size=head.kernel.shape).astype("float32"))
+        loss = head.loss()(labels, head(x, labels, training=True))
+        out[f"heads/{name}/loss of a sample of all"] = ops.convert_to_numpy(loss)
+    kernel = rng.normal(size=(DIM, CLASSES)).astype("float32")
+    for name in ("SoftmaxLinear", "CenterLoss", "ContrastiveSoftmax"):
+        head, key = getattr(sk.layers, name)(CLASSES), f"heads/{name}"
+        head.build(x.shape)
+        head.kernel.assign(kernel)
+        logits = head(x, labels, training=True)
+        out[f"{key}/losses"] = np.array([ops.convert_to_numpy(loss) for loss in head.losses])
+        out[f"{key}/in training"] = ops.convert_to_numpy(logits)
+    one_vs_all, triplet = sk.losses.OneVsAll(), sk.losses.TripletLoss()
+    out["heads/one vs all"] = ops.convert_to_numpy(one_vs_all(labels, weights))
+    out["heads/triplet"] = ops.convert_to_numpy(triplet(labels, x))
     keras.config.set_dtype_policy("mixed_bfloat16")
     head = sk.layers.ASoftmax(CLASSES)
     head.build(x.shape)

@@ -12,10 +12,13 @@ import h5py
 import numpy as np
 import pytest
 
+from spherekeras.backbones import MobileFaceNet, SphereFaceNet
 from spherekeras.data.drawn_faces import drawn_crops
+from spherekeras.data.records import open_records
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import DataError, PresetError, RecipeError, TrainingError
-from spherekeras.training import learning_rate, pairs, train
+from spherekeras.recipe import load_recipe
+from spherekeras.training import build_model, imprint, learning_rate, pairs, start_from, train
 
 RECIPE = """
 [data]
@@ -147,6 +150,7 @@ def test_other_pictures_under_the_same_run_are_refused(
     [
         ("[head]", "[head]\nmargin = 0.5", "margin >= 1. Received: margin=0.5"),
         ("[head]", "[head]\nm1 = 1.0", "cannot be built: .*m1"),
+        ("1.0, 5.0]", "1.0, 'x']", "cannot be built: .*four numbers.*'x'"),
         ("depth = 4", "depth = 5", "depths 4, 10, 20, 36, 64. Received: depth=5"),
     ],
 )
@@ -157,6 +161,75 @@ def test_a_head_or_backbone_that_cannot_be_built_is_told_before_any_work(
     with pytest.raises(RecipeError, match=message):
         train(tmp_path / "mine.toml", tmp_path / "nothing", tmp_path / "run", verbose=0)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "name = 'SphereFace2'",
+        "name = 'CenterLoss'",
+        "name = 'ArcFace'\nsampling = 0.5\nramp = [1, 2]",
+        "name = 'SphereFaceR'\nversion = 'v2'",
+    ],
+)
+def test_a_recipe_trains_with_any_head(
+    crops: pathlib.Path, tmp_path: pathlib.Path, head: str
+) -> None:
+    recipe = RECIPE.replace("annealing = [10.0, 0.12, 1.0, 5.0]", head)
+    recipe = recipe.replace("steps = 12", "steps = 3").replace("warmup = 2", "warmup = 1")
+    (tmp_path / "mine.toml").write_text(recipe)
+    folder = train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)
+    assert FaceEmbedder.from_preset(folder).check_golden() <= 1e-4
+
+
+def test_a_backbone_starts_from_a_preset(
+    whole: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    preset = whole / "run" / "preset"
+    grown = SphereFaceNet(10, embedding_dim=16)
+    before = {layer.name: layer.get_weights() for layer in grown.layers}
+    start_from(grown, str(preset))
+    given = FaceEmbedder.from_preset(preset).backbone
+    for layer in given.layers:
+        for ours, theirs in zip(
+            grown.get_layer(layer.name).get_weights(), layer.get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+    added = [layer.name for layer in grown.layers if "unit" in layer.name and layer.weights]
+    assert added
+    for name in added:
+        np.testing.assert_array_equal(before[name][0], grown.get_layer(name).get_weights()[0])
+    text = RECIPE.replace("depth = 4", f"depth = 4\nstart = '{preset}'")
+    (tmp_path / "mine.toml").write_text(text.replace("0.02", "1e-9"))
+    folder = train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)
+    crop = drawn_crops([3], 1)[0]
+    np.testing.assert_allclose(
+        FaceEmbedder.from_preset(folder).embed(crop),
+        FaceEmbedder.from_preset(preset).embed(crop),
+        atol=1e-3,
+    )
+
+
+def test_a_head_is_imprinted_with_its_classes_means(
+    whole: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    plan = load_recipe(whole / "mine.toml")
+    model, records = build_model(plan, 8), open_records(whole / "run" / "records")
+    lengths = np.linalg.norm(model.layers[-1].kernel.numpy(), axis=0)
+    imprint(model, records, np.arange(len(records.labels)), plan)
+    kernel = model.layers[-1].kernel.numpy()
+    np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), lengths, rtol=1e-5)
+    faces = FaceEmbedder(model.layers[0], FaceEmbedder.from_preset(whole / "run/preset").config)
+    embeddings = faces.embed_crops(records.crops(np.arange(len(records.labels))))
+    for label in range(8):
+        mean = embeddings[records.labels == label].mean(axis=0)
+        cosine = kernel[:, label] @ mean / (lengths[label] * np.linalg.norm(mean))
+        assert cosine == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_start_without_a_common_layer_is_refused(whole: pathlib.Path) -> None:
+    with pytest.raises(RecipeError, match=r"`backbone.start`: no layer of .* same family"):
+        start_from(MobileFaceNet(), str(whole / "run" / "preset"))
 
 
 def test_weights_that_are_not_finite_are_never_published(

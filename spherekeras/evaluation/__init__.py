@@ -1,5 +1,6 @@
 """Evaluation: NumPy arrays in, numbers that carry their protocol out. No TensorFlow, no Keras."""
 
+from spherekeras.evaluation.angles import ClassAngles, class_angles
 from spherekeras.evaluation.kfold import KFold, Split, kfold_accuracy, split_accuracy
 from spherekeras.evaluation.lfw import Faces, LfwResult, Pair, lfw, read_pairs
 from spherekeras.evaluation.metrics import (
@@ -18,6 +19,7 @@ from spherekeras.evaluation.metrics import (
 )
 
 __all__ = [
+    "ClassAngles",
     "Faces",
     "KFold",
     "LfwResult",
@@ -30,6 +32,7 @@ __all__ = [
     "auc",
     "best_accuracy_threshold",
     "bootstrap_interval",
+    "class_angles",
     "eer",
     "kfold_accuracy",
     "lfw",

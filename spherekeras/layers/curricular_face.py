@@ -15,7 +15,8 @@ class CurricularFace(ArcFace):
     """CurricularFace: ArcFace, and a negative closer than the target becomes `cos·(t + cos)`.
 
     t follows the mean target cosine from 0 (moving average of 0.99 over training steps): easy
-    examples first, hard ones later. It is a weight of the layer.
+    examples first, hard ones later. It is a weight of the layer; on several replicas each moves it
+    by its own part of the batch within a step, and the mean is kept.
 
     Args:
         units: number of classes.
@@ -46,6 +47,10 @@ class CurricularFace(ArcFace):
             autocast=False,
             aggregation="mean",
         )
+
+    @property
+    def keeps_others(self) -> bool:
+        return False
 
     def others(self, cosines: Tensor, cosine: Tensor, training: bool) -> Tensor:
         t = ops.convert_to_tensor(self.t)

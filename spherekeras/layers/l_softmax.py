@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from spherekeras.layers.a_softmax import ASoftmax
-from spherekeras.layers.normalized_dense import norm_of
+from spherekeras.layers.products import norm_of, own_entries
 
 Tensor = Any
 
@@ -24,5 +24,14 @@ class LSoftmax(ASoftmax):
     Source: Large-Margin Softmax Loss, arXiv 1612.02295, equations 4 to 6.
     """
 
-    def scale_of(self, norm: Tensor) -> Tensor:
-        return norm * norm_of(ops.convert_to_tensor(self.kernel), axis=0)
+    gradients = ("exact", "detached")
+
+    def products(self, rows: Tensor, kernel: Tensor) -> Tensor:
+        return ops.matmul(rows, kernel)
+
+    def products_with_own(
+        self, rows: Tensor, kernel: Tensor, labels: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        products, lengths = ops.matmul(rows, kernel), norm_of(kernel, axis=0)[0]
+        own_scale = scale * ops.take(lengths, labels)[:, None]
+        return products, own_entries(products, labels), own_scale

@@ -1,14 +1,16 @@
 """The course that all heads share: normalise, cosine, change the target, scale."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from spherekeras import margins
 from spherekeras.layers.normalized_dense import NormalizedDense
+from spherekeras.layers.products import norm_of, normalized_product, replace_own
+from spherekeras.layers.sampling import HIDDEN, sample_classes, weights_of
 
 Tensor = Any
 
@@ -22,41 +24,81 @@ class MarginHead(NormalizedDense):
     a row.
 
     Call it as `head(embedding, labels)` for logits with the margin (training, loss) and as
-    `head(embedding)` for margin-free logits (prediction). Both have shape `(batch, units)` and
-    go into `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`. Within a
-    Sequential, where no labels reach a layer, use `spherekeras.Sequential`.
+    `head(embedding)` for margin-free logits (prediction). Both have shape `(batch, units)`;
+    compile with `head.loss()`, which for most heads is
+    `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`. Within a Sequential, where no
+    labels reach a layer, use `spherekeras.Sequential`.
 
-    The weight `target_angle` follows the mean angle between embeddings and their own class
-    (radians, moving average of 0.99 over training steps): the one number that tells whether
-    training gets anywhere.
+    Two weights tell how training stands: `step`, the training steps so far, and
+    `target_angle`, the mean angle between embeddings and their own class (radians, moving
+    average of 0.99 over training steps), the one number that tells whether it gets anywhere.
 
     Args:
         units: number of classes.
         gradient: "exact" is the gradient of the formula; "detached" keeps the formula's value
             and takes the gradient of the plain cosine (characteristic gradient detachment,
             arXiv 2109.05565, section 4.3).
+        ramp: `(begin, end)`, training steps: no margin up to step `begin` (a warm start from
+            normalised softmax), then `cos θ + r·(target - cos θ)` with r growing evenly to 1 at
+            step `end`. None for the whole margin from the start.
+        sampling: share of the classes that a training step looks at, in (0, 1]: the batch's own
+            and a fresh random sample of all, in runs of up to 16 neighbours (Partial FC, arXiv
+            2203.15565). The logits of a
+            training step are then `(batch, columns, 1)` with row i's own class in column i,
+            which `head.loss()` reads and a stock loss refuses; outside training nothing
+            changes. None for all classes.
         **kwargs: of `NormalizedDense`.
 
-    Labels: integers of any width in `[0, units)`, shape `(batch,)` or `(batch, 1)`. A label out
-    of range raises where its value can be seen, and makes the loss NaN, never silently wrong,
-    inside a compiled step.
+    Labels: see `Head`.
 
     Raises:
-        ValueError: labels that are floats, one-hot or out of range, a call in training without
-            labels, or an unknown `gradient`.
+        ValueError: an unknown `gradient`, a ramp that does not rise, a sampling outside (0, 1],
+            and what `Head` raises.
     """
 
-    def __init__(self, units: int, gradient: str = "exact", **kwargs: Any) -> None:
+    gradients: tuple[str, ...] = ("exact", "detached")
+
+    def __init__(
+        self,
+        units: int,
+        gradient: str = "exact",
+        ramp: Sequence[int] | None = None,
+        sampling: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(units, **kwargs)
-        if gradient not in ("exact", "detached"):
+        if gradient not in self.gradients:
+            known = " and ".join(f"gradient={name!r}" for name in self.gradients)
             raise ValueError(
-                f"`{type(self).__name__}` knows gradient='exact' and gradient='detached'. "
-                f"Received: gradient={gradient!r}."
+                f"`{type(self).__name__}` knows {known}. Received: gradient={gradient!r}."
+            )
+        if ramp is not None and (len(ramp) != 2 or not 0 <= ramp[0] <= ramp[1]):
+            raise ValueError(
+                f"`{type(self).__name__}` expects ramp=(begin, end), training steps with "
+                f"0 <= begin <= end, or None. Received: ramp={ramp!r}."
+            )
+        if sampling is not None and not 0 < sampling <= 1:
+            raise ValueError(
+                f"`{type(self).__name__}` expects sampling in (0, 1], a share of the classes, or "
+                f"None for all. Received: sampling={sampling!r}."
             )
         self.gradient = gradient
+        self.ramp = None if ramp is None else (int(ramp[0]), int(ramp[1]))
+        self.sampling = None if sampling is None else float(sampling)
+        if self.sampling is not None:
+            self.draws = keras.random.SeedGenerator()
 
     def build(self, embedding_shape: tuple[int | None, ...], labels_shape: Any = None) -> None:
-        super().build(embedding_shape)
+        super().build(embedding_shape, labels_shape)
+        self.step = self.add_weight(
+            name="step",
+            shape=(),
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+        )
         self.target_angle = self.add_weight(
             name="target_angle",
             shape=(),
@@ -69,66 +111,35 @@ class MarginHead(NormalizedDense):
     def call(
         self, embedding: Tensor, labels: Tensor | None = None, training: bool | None = None
     ) -> Tensor:
-        cosines, norm = self._cosines(embedding)
+        embedding, labels = self.checked(embedding, labels, training)
+        norm, kernel = norm_of(embedding, axis=1), ops.convert_to_tensor(self.kernel)
         scale = self.scale_of(norm)
+        rows = embedding * (scale / norm)
         if labels is None:
-            if training:
-                raise ValueError(
-                    f"`{type(self).__name__}` got no labels in training, so its margin would be "
-                    "missing without a word. Call `head(embedding, labels)`, or build the model "
-                    "as `spherekeras.Sequential([...])`, which passes the labels of "
-                    "`fit(images, labels)` on to its head."
-                )
-            return cosines * scale
-        labels = self.check_labels(labels)
-        if embedding.shape[0] not in (None, labels.shape[0]) and labels.shape[0] is not None:
-            raise ValueError(
-                f"`{type(self).__name__}` expects one label an embedding. Received: "
-                f"{embedding.shape[0]} embeddings, {labels.shape[0]} labels."
-            )
-        inside = ops.logical_and(labels >= 0, labels < self.units)
-        scale = ops.cast(ops.where(inside, scale, math.nan), cosines.dtype)
-        labels = ops.cast(ops.where(inside, labels, 0), "int32")
-        cosine = ops.take_along_axis(cosines, labels, axis=1)
-        target = self.target(cosine, norm, bool(training))
-        others = self.others(cosines, cosine, bool(training))
-        if self.gradient == "detached":
-            target = cosine + ops.stop_gradient(target - cosine)
-            if others is not cosines:
-                others = cosines + ops.stop_gradient(others - cosines)
+            return self.plain(self.products(rows, kernel), scale)
+        classes, hidden = labels, None
+        if training and self.sampling is not None:
+            count = max(1, round(self.sampling * self.units))
+            drawn, hidden = sample_classes(labels, self.units, count, self.draws)
+            kernel = weights_of(kernel, labels, drawn, self.units)
+            classes = ops.arange(ops.shape(labels)[0], dtype="int32")
+        logits, own, own_scale = self.products_with_own(rows, kernel, classes, scale)
+        cosine = own / own_scale
+        strength = self.strength(self._next_step(bool(training)))
+        target = self._blended(cosine, self.target(cosine, norm, bool(training)), strength)
+        if not self.keeps_others:
+            cosines = logits / scale
+            others = self.others(cosines, cosine, bool(training))
+            logits = self._blended(cosines, others, strength) * scale
         if training:
             penalty = self.penalty(norm, labels)
             if penalty is not None:
                 self.add_loss(penalty)
             mean = ops.mean(margins.angle(ops.stop_gradient(cosine)))
             self.target_angle.assign(0.99 * self.target_angle + 0.01 * mean)
-        own = labels == ops.arange(self.units, dtype="int32")
-        return ops.where(own, target, others) * scale
-
-    def check_labels(self, labels: Tensor) -> Tensor:
-        """Returns the labels as `(batch, 1)`; raises ValueError for what are no labels."""
-        if not hasattr(labels, "dtype"):
-            labels = ops.convert_to_tensor(labels)
-        dtype, shape = keras.backend.standardize_dtype(labels.dtype), tuple(labels.shape)
-        if "int" not in dtype or len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):
-            raise ValueError(
-                f"`{type(self).__name__}` expects integer labels of shape `(batch,)` in "
-                f"`[0, units)`. Received: shape={shape}, dtype={dtype}, units={self.units}. For "
-                "one-hot labels pass `ops.argmax(labels, axis=-1)`; for float labels pass "
-                "`labels.astype('int32')`."
-            )
-        values = _values(labels)
-        if (
-            values is not None
-            and values.size
-            and not (values.min() >= 0 and values.max() < self.units)
-        ):
-            raise ValueError(
-                f"`{type(self).__name__}` expects labels in `[0, {self.units})`. Received labels "
-                f"from {values.min()} to {values.max()}. Build the head with "
-                f"`units={int(values.max()) + 1}`, or renumber the labels from 0."
-            )
-        return ops.reshape(labels, (-1, 1))
+        own = self.own_logit(cosine, target, own_scale, embedding, kernel, classes)
+        logits = replace_own(logits, own, classes)
+        return logits if hidden is None else ops.where(hidden, HIDDEN, logits)[..., None]
 
     def scale_of(self, norm: Tensor) -> Tensor:
         """The factor on the cosines, from the embeddings' norms `(batch, 1)`."""
@@ -138,21 +149,66 @@ class MarginHead(NormalizedDense):
         """What replaces the cosines `(batch, 1)` of the labels' classes."""
         raise NotImplementedError
 
+    @property
+    def keeps_others(self) -> bool:
+        """Whether the other classes' cosines stay what they are; else `others` is asked."""
+        return True
+
     def others(self, cosines: Tensor, cosine: Tensor, training: bool) -> Tensor:
         """What replaces all other cosines `(batch, units)`; `cosine` is the target's."""
-        return cosines
+        raise NotImplementedError
 
     def penalty(self, norm: Tensor, labels: Tensor) -> Tensor | None:
         """What is added to the loss in training, a scalar; None for nothing."""
         return None
 
-    def compute_output_shape(
-        self, embedding_shape: tuple[int | None, ...], labels_shape: Any = None
-    ) -> tuple[Any, ...]:
-        return super().compute_output_shape(embedding_shape)
+    def plain(self, logits: Tensor, scale: Tensor) -> Tensor:
+        """The margin-free logits of prediction, from the scaled cosines."""
+        return logits
+
+    def strength(self, step: Tensor) -> Tensor | None:
+        """How much of the margin acts at a step, 0 to 1; None for all of it."""
+        if self.ramp is None:
+            return None
+        begin, end = self.ramp
+        return ops.clip((ops.cast(step, "float32") - begin) / max(end - begin, 1), 0.0, 1.0)
+
+    def products_with_own(
+        self, rows: Tensor, kernel: Tensor, labels: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scaled cosines of all classes, those of the labels `(batch, 1)`, and their scale."""
+        return *normalized_product(rows, kernel, labels), scale
+
+    def own_logit(
+        self,
+        cosine: Tensor,
+        target: Tensor,
+        scale: Tensor,
+        embedding: Tensor,
+        kernel: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
+        """The logit of the labels' classes, with the gradient that `gradient` asks for."""
+        if self.gradient == "detached":
+            target = cosine + ops.stop_gradient(target - cosine)
+        return target * scale
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "gradient": self.gradient}
+        own = {"gradient": self.gradient, "ramp": self.ramp, "sampling": self.sampling}
+        return {**super().get_config(), **own}
+
+    def _next_step(self, training: bool) -> Tensor:
+        """The present step, counted from 1 in training."""
+        step = ops.convert_to_tensor(self.step)
+        if training:
+            step = step + 1
+            self.step.assign(step)
+        return step
+
+    def _blended(self, cosine: Tensor, changed: Tensor, strength: Tensor | None) -> Tensor:
+        if strength is None:
+            return changed
+        return cosine + ops.cast(strength, cosine.dtype) * (changed - cosine)
 
 
 class ScaledHead(MarginHead):
@@ -181,14 +237,3 @@ class ScaledHead(MarginHead):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scale": self.scale}
-
-
-def _values(labels: Tensor) -> np.ndarray | None:
-    """The labels' values where they can be seen: not inside a compiled step."""
-    device = getattr(getattr(labels, "device", None), "type", "cpu")
-    if keras.backend.is_keras_tensor(labels) or device != "cpu":  # a look would stall a GPU
-        return None
-    try:
-        return np.asarray(keras.ops.convert_to_numpy(labels))
-    except Exception:  # each backend has its own error for a symbolic tensor
-        return None

@@ -6,16 +6,17 @@ import keras
 from keras import ops
 
 from spherekeras import margins
+from spherekeras.layers.head import Head
+from spherekeras.layers.products import norm_of
 
 Tensor = Any
-_SMALL = 1e-4  # a shorter embedding has no direction worth a gradient
 
 
 @keras.saving.register_keras_serializable("spherekeras")
-class NormalizedDense(keras.layers.Layer):
+class NormalizedDense(Head):
     """Cosines between embeddings and class weights: `x·W / (‖x‖·‖W_j‖)`, no bias.
 
-    What every head of the project starts from. It computes in float32 under any dtype policy,
+    What every head with a margin starts from. It computes in float32 under any dtype policy,
     since a half-precision cosine has no digits left for the angle.
 
     Args:
@@ -23,7 +24,8 @@ class NormalizedDense(keras.layers.Layer):
         kernel_initializer: of the class weights `(dim, units)`; only their direction counts.
         **kwargs: of `keras.layers.Layer`. `dtype` may be "float32" or "float64".
 
-    Input shape: `(batch, dim)`. Output shape: `(batch, units)`, values in [-1, 1].
+    Input shape: `(batch, dim)`; labels may be given and change nothing. Output shape:
+    `(batch, units)`, values in [-1, 1].
 
     Raises:
         ValueError: `units` below 1, an embedding that is not 2-D, or a half-precision `dtype`.
@@ -41,31 +43,19 @@ class NormalizedDense(keras.layers.Layer):
     def __init__(
         self, units: int, kernel_initializer: Any = "glorot_uniform", **kwargs: Any
     ) -> None:
-        kwargs.setdefault("dtype", "float32")
-        super().__init__(**kwargs)
-        if int(units) != units or units < 1:
-            raise ValueError(
-                f"`{type(self).__name__}` expects `units` to be a whole number of classes, at "
-                f"least 1. Received: units={units}."
-            )
-        if self.compute_dtype not in ("float32", "float64"):
-            raise ValueError(
-                f"`{type(self).__name__}` computes in float32 (or float64), whatever the global "
-                f"policy. Received: dtype={self.dtype_policy.name}. Leave `dtype` out."
-            )
-        self.units = int(units)
+        super().__init__(units, **kwargs)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def build(self, embedding_shape: tuple[int | None, ...]) -> None:
-        if len(embedding_shape) != 2 or embedding_shape[-1] is None:
-            raise ValueError(
-                f"`{type(self).__name__}` expects embeddings of shape `(batch, dim)`. Received: "
-                f"shape={tuple(embedding_shape)}. Flatten or pool the features first."
-            )
+    def build(self, embedding_shape: tuple[int | None, ...], labels_shape: Any = None) -> None:
+        self.check_embedding(embedding_shape)
+        constraint, initializer = self.kernel_constraint, self.kernel_initializer
         self.kernel = self.add_weight(
             name="kernel",
             shape=(embedding_shape[-1], self.columns),
-            initializer=self.kernel_initializer,
+            initializer=initializer
+            if constraint is None
+            else lambda shape, dtype=None: constraint(initializer(shape, dtype)),
+            constraint=constraint,
         )
         self.built = True
 
@@ -74,33 +64,31 @@ class NormalizedDense(keras.layers.Layer):
         """Columns of the kernel: one a class."""
         return self.units
 
-    def call(self, embedding: Tensor) -> Tensor:
-        return self._cosines(embedding)[0]
+    @property
+    def kernel_constraint(self) -> Any:
+        """What the optimiser does to the kernel after each step; None for nothing."""
+        return None
+
+    def call(
+        self, embedding: Tensor, labels: Tensor | None = None, training: bool | None = None
+    ) -> Tensor:
+        embedding, _ = self.checked(embedding, labels, training and labels is not None)
+        return self.products(embedding / norm_of(embedding, axis=1), self.kernel)
 
     def angles(self, embedding: Tensor) -> Tensor:
         """Returns the angles to all class weights, `(batch, units)`, in radians."""
         if not self.built:
             self.build(tuple(embedding.shape))
-        embedding = ops.cast(ops.convert_to_tensor(embedding), self.compute_dtype)
-        return margins.angle(self._cosines(embedding)[0])
+        rows = ops.cast(ops.convert_to_tensor(embedding), self.compute_dtype)
+        rows = rows / norm_of(rows, axis=1)
+        return margins.angle(NormalizedDense.products(self, rows, self.kernel))
 
-    def compute_output_shape(self, embedding_shape: tuple[int | None, ...]) -> tuple[Any, ...]:
-        return (embedding_shape[0], self.units)
+    def products(self, rows: Tensor, kernel: Tensor) -> Tensor:
+        """The rows' products with all class weights of length 1, `(batch, units)`."""
+        return ops.matmul(rows, kernel) / norm_of(ops.convert_to_tensor(kernel), axis=0)
 
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "units": self.units,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
-
-    def _cosines(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """The cosines `(batch, units)` and the embeddings' norms `(batch, 1)`."""
-        norm = norm_of(embedding, axis=1)
-        cosines = ops.matmul(embedding / norm, self.kernel / norm_of(self.kernel, axis=0))
-        return cosines, norm
-
-
-def norm_of(x: Tensor, axis: int) -> Tensor:
-    """The length of rows or columns, the axis kept."""
-    return ops.sqrt(ops.maximum(ops.sum(ops.square(x), axis=axis, keepdims=True), _SMALL**2))

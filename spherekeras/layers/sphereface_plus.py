@@ -7,7 +7,7 @@ from keras import ops
 
 from spherekeras import margins
 from spherekeras.layers.a_softmax import ASoftmax
-from spherekeras.layers.normalized_dense import norm_of
+from spherekeras.layers.products import norm_of
 
 Tensor = Any
 
@@ -39,9 +39,9 @@ class SphereFacePlus(ASoftmax):
         self.energy = float(energy)
 
     def penalty(self, norm: Tensor, labels: Tensor) -> Tensor:
-        kernel = ops.take(ops.convert_to_tensor(self.kernel), labels[:, 0], axis=1)
+        kernel = ops.take(ops.convert_to_tensor(self.kernel), labels, axis=1)
         unit = kernel / norm_of(kernel, axis=0)
-        other = ops.cast(labels != ops.transpose(labels), unit.dtype)
+        other = ops.cast(labels[:, None] != labels[None, :], unit.dtype)
         # A class that is in the batch n times stands in n rows, each of which counts 1/n.
         share = 1.0 / ops.sum(1.0 - other, axis=1, keepdims=True)
         theta = margins.angle(ops.matmul(ops.transpose(unit), unit))

@@ -7,6 +7,7 @@ from keras import ops
 
 from spherekeras import margins
 from spherekeras.layers.margin_head import ScaledHead
+from spherekeras.losses.cross_entropy import CrossEntropy
 
 Tensor = Any
 
@@ -27,8 +28,8 @@ class SphereFaceR(ScaledHead):
     | "hard" | s | lw·CE/s |
     | "soft" | ‖x‖ | lw·CE/s + mean(t·(‖x‖ - s)²) |
 
-    The weight of the cross-entropy is not the layer's to apply: pass it to `compile` as
-    `loss_weights=[head.loss_weight]`. The soft term is added by the layer.
+    The weight of the cross-entropy is in `head.loss()`: compile with that. The soft term is
+    added by the layer.
 
     Args:
         units: number of classes.
@@ -36,7 +37,7 @@ class SphereFaceR(ScaledHead):
         version: "v0", "v1" or "v2".
         normalization: "none", "hard" or "soft".
         scale: s, above 0.
-        loss_weight: lw, above 0; the attribute of this name holds lw or lw/s, as in the table.
+        loss_weight: lw, above 0.
         soft_weight: t, at least 0.
         soft_power: 2 as in the paper, or 1 for |‖x‖ - s| as in the authors' code.
         gradient: "detached" as in the authors' code, or "exact".
@@ -86,13 +87,12 @@ class SphereFaceR(ScaledHead):
                 f"soft_weight={soft_weight}, soft_power={soft_power}."
             )
         self.margin, self.version, self.normalization = margin, version, normalization
-        self._given_weight = float(loss_weight)
+        self.loss_weight = float(loss_weight)
         self.soft_weight, self.soft_power = float(soft_weight), int(soft_power)
 
-    @property
-    def loss_weight(self) -> float:
-        """What the cross-entropy is multiplied with."""
-        return self._given_weight / (1.0 if self.normalization == "none" else self.scale)
+    def loss(self) -> CrossEntropy:
+        free = self.normalization == "none"
+        return CrossEntropy(self.loss_weight / (1.0 if free else self.scale))
 
     def scale_of(self, norm: Tensor) -> Tensor:
         return self.scale if self.normalization == "hard" else norm
@@ -104,10 +104,12 @@ class SphereFaceR(ScaledHead):
             return margins.stopped_cosine(self.margin * margins.angle(cosine))
         return cosine
 
+    @property
+    def keeps_others(self) -> bool:
+        return self.version != "v2"
+
     def others(self, cosines: Tensor, cosine: Tensor, training: bool) -> Tensor:
-        if self.version == "v2":
-            return ops.cos(margins.angle(cosines) / self.margin)
-        return cosines
+        return ops.cos(margins.angle(cosines) / self.margin)
 
     def penalty(self, norm: Tensor, labels: Tensor) -> Tensor | None:
         if self.normalization != "soft":
@@ -120,7 +122,7 @@ class SphereFaceR(ScaledHead):
             "margin": self.margin,
             "version": self.version,
             "normalization": self.normalization,
-            "loss_weight": self._given_weight,
+            "loss_weight": self.loss_weight,
             "soft_weight": self.soft_weight,
             "soft_power": self.soft_power,
         }

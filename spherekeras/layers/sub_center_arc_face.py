@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from spherekeras.layers.arc_face import ArcFace
+from spherekeras.layers.products import own_entries
 
 Tensor = Any
 
@@ -40,9 +41,18 @@ class SubCenterArcFace(ArcFace):
     def columns(self) -> int:
         return self.units * self.centers
 
-    def _cosines(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        cosines, norm = super()._cosines(embedding)
-        return ops.max(ops.reshape(cosines, (-1, self.units, self.centers)), axis=2), norm
+    def products(self, rows: Tensor, kernel: Tensor) -> Tensor:
+        return self._nearest(super().products(rows, kernel))
+
+    def products_with_own(
+        self, rows: Tensor, kernel: Tensor, labels: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        products = self.products(rows, kernel)
+        return products, own_entries(products, labels), scale
+
+    def _nearest(self, products: Tensor) -> Tensor:
+        classes = (ops.shape(products)[0], -1, self.centers)
+        return ops.max(ops.reshape(products, classes), axis=2)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "centers": self.centers}

@@ -1,6 +1,7 @@
 """Every head through the same checks: values, gradients, labels, configs, precision."""
 
 import math
+import pathlib
 from typing import Any
 
 import keras
@@ -34,6 +35,8 @@ HEADS: dict[str, Any] = {
     "ElasticFace arc": lambda **k: sk.layers.ElasticFace(UNITS, **k),
     "ElasticFace cos": lambda **k: sk.layers.ElasticFace(UNITS, form="cos", **k),
     "SubCenterArcFace": lambda **k: sk.layers.SubCenterArcFace(UNITS, 3, **k),
+    "SphereFace2": lambda **k: sk.layers.SphereFace2(UNITS, **k),
+    "ArcFace on a ramp": lambda **k: sk.layers.ArcFace(UNITS, ramp=(0, 4), **k),
 }
 # Heads whose formula is not the plain one in these respects.
 JUMPS = {"ArcFace linear", "CurricularFace"}  # rises by design past π - m
@@ -56,9 +59,15 @@ def fallen(theta: float) -> float:
     return (-1) ** k * math.cos(theta) - 2 * k
 
 
+def spread(head: Any, cosine: float) -> float:
+    return 2 * ((cosine + 1) / 2) ** head.power - 1
+
+
 def naive_target(head: Any, cosine: float, norm: float) -> float:
     theta = math.acos(max(-1.0, min(1.0, cosine)))
     layers = sk.layers
+    if isinstance(head, layers.SphereFace2):
+        return spread(head, cosine) - head.margin
     if isinstance(head, layers.ASoftmax):
         weight = head.annealing_lambda()
         return (weight * cosine + fallen(head.margin * theta)) / (1 + weight)
@@ -93,6 +102,8 @@ def naive_target(head: Any, cosine: float, norm: float) -> float:
 def naive_other(head: Any, cosine: float, own: float, norm: float) -> float:
     if isinstance(head, sk.layers.SphereFaceR) and head.version == "v2":
         return math.cos(math.acos(cosine) / head.margin)
+    if isinstance(head, sk.layers.SphereFace2):
+        return spread(head, cosine) + head.margin
     if isinstance(head, sk.layers.CurricularFace) and cosine > naive_target(head, own, norm):
         return cosine * (float(head.t.numpy()) + cosine)
     return cosine
@@ -113,7 +124,7 @@ def naive_logits(head: Any, x: np.ndarray, labels: np.ndarray | None) -> np.ndar
             scale = norm if free else head.scale
             if isinstance(head, sk.layers.LSoftmax):
                 scale *= math.sqrt(sum(b * b for b in kernel[:, j]))
-            value = cosine
+            value = spread(head, cosine) if isinstance(head, sk.layers.SphereFace2) else cosine
             if labels is not None:
                 own = cosines[labels[i]]
                 mine = labels[i] == j
@@ -122,7 +133,11 @@ def naive_logits(head: Any, x: np.ndarray, labels: np.ndarray | None) -> np.ndar
                     if mine
                     else naive_other(head, cosine, own, norm)
                 )
-            logits[i, j] = scale * value
+            if labels is not None and head.ramp is not None:
+                begin, end = head.ramp
+                share = (int(head.step) - begin) / (end - begin)
+                value = cosine + min(max(share, 0.0), 1.0) * (value - cosine)
+            logits[i, j] = scale * value + float(head.bias if hasattr(head, "bias") else 0.0)
     return logits
 
 
@@ -205,6 +220,31 @@ def test_values_and_gradients_are_finite_at_the_ends_and_joints(name: str) -> No
     gradients = tape.gradient(loss, [x, head.kernel.value])
     assert np.isfinite(logits).all()
     assert all(np.isfinite(g).all() for g in gradients)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: sk.layers.LSoftmax(UNITS, 1),
+        lambda: sk.layers.SphereFacePlus(UNITS, margin=1),
+        *(
+            lambda v=v, n=n: sk.layers.SphereFaceR(UNITS, 1.0, v, n)
+            for v in ("v0", "v1", "v2")
+            for n in ("none", "hard", "soft")
+        ),
+        lambda: sk.layers.NormFace(UNITS),
+        lambda: sk.layers.CosFace(UNITS, 0.0),
+        lambda: sk.layers.ArcFace(UNITS, 0.0),
+        lambda: sk.layers.MagFace(UNITS, margins=(0.0, 0.0)),
+        lambda: sk.layers.AdaFace(UNITS, 0.0),
+        lambda: sk.layers.ElasticFace(UNITS, 0.0),
+        lambda: sk.layers.SphereFace2(UNITS, 0.0),
+        lambda: sk.layers.SubCenterArcFace(UNITS, margin=0.0),
+    ],
+)
+def test_without_a_margin_a_head_is_what_it_predicts_with(make: Any) -> None:
+    head, (x, labels) = make(), draw()
+    np.testing.assert_allclose(head(x, labels), head(x), atol=1e-4)  # of logits up to 64
 
 
 @pytest.mark.parametrize("margin", [1, 1.0])
@@ -309,7 +349,15 @@ def test_training_without_labels_is_refused() -> None:
         (lambda: sk.layers.ASoftmax(3, margin=0.5), "margin >= 1. Received: margin=0.5"),
         (lambda: sk.layers.ASoftmax(3, annealing=(1, 2)), "four numbers.*released recipe"),
         (lambda: sk.layers.ASoftmax(3, annealing=(1.0, 1, 1, 5.0)), "base >= minimum"),
-        (lambda: sk.layers.ASoftmax(3, gradient="caffe"), "gradient='exact' and gradient='detac"),
+        (lambda: sk.layers.ArcFace(3, gradient="caffe"), "gradient='exact' and gradient='detac"),
+        (lambda: sk.layers.LSoftmax(3, gradient="caffe"), "LSoftmax` knows gradient='exact' and"),
+        (lambda: sk.layers.ASoftmax(3, 2.5, gradient="caffe"), "whole margin. .*margin=2.5"),
+        (lambda: sk.layers.ASoftmax(3, annealing="fast"), "name .'released', 'clcarwin'.*'fast'"),
+        (lambda: sk.layers.CosFace(3, ramp=(5, 2)), r"begin <= end.*ramp=\(5, 2\)"),
+        (lambda: sk.layers.CosFace(3, sampling=0.0), r"sampling in \(0, 1\].*sampling=0.0"),
+        (lambda: sk.layers.SphereFace2(3, alpha=1.0), "0 < alpha < 1.*alpha=1.0"),
+        (lambda: sk.layers.SphereFace2(1), "units > 1.*units=1"),
+        (lambda: sk.layers.SphereFace2(3, sampling=0.5), "no sampled form.*sampling=0.5"),
         (lambda: sk.layers.MarginLinear(3, scale=0), "scale > 0. Received: scale=0"),
         (lambda: sk.layers.CosFace(3, -0.1), "margin >= 0. Received: margin=-0.1"),
         (lambda: sk.layers.ArcFace(3, 4.0), "0 <= margin <= pi .*margin=4.0"),
@@ -436,8 +484,8 @@ def test_soft_normalisation_adds_its_penalty(power: int) -> None:
     head(x, labels, training=True)
     gaps = [abs(math.sqrt(sum(a * a for a in row)) - 4.0) ** power for row in x]
     assert float(head.losses[0]) == pytest.approx(0.3 * sum(gaps) / len(gaps), rel=1e-9)
-    assert head.loss_weight == pytest.approx(50.0 / 4.0)
-    assert sk.layers.SphereFaceR(3, normalization="none").loss_weight == 50.0
+    assert head.loss().weight == pytest.approx(50.0 / 4.0)
+    assert sk.layers.SphereFaceR(3, normalization="none").loss().weight == 50.0
 
 
 def test_magface_refuses_a_single_margin() -> None:
@@ -481,3 +529,152 @@ def test_elastic_margins_are_drawn_in_training_only() -> None:
     assert drawn.std() == pytest.approx(0.05, rel=0.05)
     fixed = plain - keras.ops.convert_to_numpy(head(x, labels))[:, 0]
     np.testing.assert_allclose(fixed, 0.35, atol=1e-6)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_fits_and_comes_back_from_a_file(
+    name: str, jit: bool, tmp_path: pathlib.Path
+) -> None:
+    def build() -> Any:
+        model = sk.Sequential([keras.Input((DIM,)), keras.layers.Dense(DIM), HEADS[name]()])
+        model.compile(keras.optimizers.SGD(0.01), model.layers[-1].loss(), jit_compile=jit)
+        return model
+
+    x, labels = draw()
+    model = build()
+    history = model.fit(x, labels, epochs=3, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    assert int(model.layers[-1].step) == 3
+    if jit:  # the files do not depend on it
+        return
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = build()
+    other.load_weights(tmp_path / "model.weights.h5")
+    for again in (keras.models.load_model(tmp_path / "model.keras"), other):
+        wanted = model((x, labels), training=False)
+        np.testing.assert_allclose(again((x, labels), training=False), wanted, atol=1e-6)
+        assert int(again.layers[-1].step) == 3
+
+
+def test_annealing_goes_by_name_too() -> None:
+    released, other = sk.layers.ASoftmax(3, annealing="released"), sk.layers.ASoftmax(3)
+    assert released.get_config()["annealing"] == other.get_config()["annealing"]
+    assert sk.layers.ASoftmax(3, annealing="clcarwin").annealing == (1500.0, 0.1, 1.0, 5.0)
+
+
+def test_a_ramp_begins_with_plain_softmax_and_ends_with_the_margin() -> None:
+    x, labels = draw()
+    head = sk.layers.CosFace(UNITS, ramp=(2, 6))
+    whole = sk.layers.CosFace(UNITS)
+    head(x), whole(x)
+    whole.kernel.assign(head.kernel)
+    plain, full = head(x), whole(x, labels)
+    for step in range(1, 9):
+        share = min(max((step - 2) / 4, 0.0), 1.0)
+        wanted = plain + share * (full - plain)
+        np.testing.assert_allclose(head(x, labels, training=True), wanted, atol=1e-4)
+    np.testing.assert_allclose(head(x, labels), full, atol=1e-4)
+    assert int(head.step) == 8
+    annealed = sk.layers.ASoftmax(UNITS, ramp=(3, 3))
+    for _ in range(3):
+        np.testing.assert_allclose(annealed(x, labels, training=True), annealed(x), atol=1e-5)
+    assert np.abs(annealed(x, labels, training=True) - annealed(x)).max() > 1e-5
+
+
+@pytest.mark.parametrize(("units", "value"), [(10, 12.9502), (8631, 5.7846), (10572, 5.5816)])
+def test_the_bias_of_sphereface2_begins_in_balance(units: int, value: float) -> None:
+    head = sk.layers.SphereFace2(units)
+    head.build((None, 2))
+    assert float(head.bias.numpy()) == pytest.approx(value, abs=5e-5)
+
+
+def caffe_gradients(
+    x: np.ndarray, w: np.ndarray, labels: np.ndarray, m: int, weight: float, g: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The released layer's backward pass, row by row, for class weights of length 1."""
+    by_x, by_w = np.zeros_like(x), np.zeros_like(w)
+    for i, row in enumerate(x):
+        length = math.sqrt(sum(row * row))
+        for j in range(w.shape[1]):
+            by_w[:, j] += g[i, j] * row
+            if j != labels[i]:
+                by_x[i] += g[i, j] * w[:, j]
+                continue
+            c = float(row @ w[:, j]) / length
+            s0 = math.copysign(1, c)
+            if m == 1:
+                a, b = 1.0, 0.0
+            elif m == 2:
+                a, b = 4 * s0 * c, -(2 * s0 * c * c + 1) / length
+            elif m == 3:
+                s1 = math.copysign(1, abs(c) - 0.5)
+                s2 = s0 * (1 + s1) - 2
+                a, b = s1 * (12 * c * c - 3), -(8 * s1 * c**3 - s2) / length
+            else:
+                s3 = s0 * math.copysign(1, 2 * c * c - 1)
+                s4 = 2 * s0 + s3 - 3
+                a = s3 * (32 * c**3 - 16 * c)
+                b = -(s3 * (24 * c**4 - 8 * c * c - 1) - s4) / length
+            turned = (a * w[:, j] + b * row) / math.sqrt(a * a + b * b)
+            by_x[i] += g[i, j] * (turned + weight * w[:, j]) / (1 + weight)
+    return by_x, by_w
+
+
+@pytest.mark.parametrize("annealing", [None, (10.0, 0.1, 1.0, 5.0)])
+@pytest.mark.parametrize("margin", [1, 2, 3, 4])
+def test_the_caffe_gradient_is_the_released_layers(margin: int, annealing: Any) -> None:
+    import tensorflow as tf
+
+    head = sk.layers.ASoftmax(UNITS, margin, annealing, gradient="caffe", dtype="float64")
+    exact = sk.layers.ASoftmax(UNITS, margin, annealing, dtype="float64")
+    x, labels = draw(7)
+    head(x), exact(x)
+    kernel = keras.ops.convert_to_numpy(head.kernel)
+    np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), 1.0, atol=1e-6)
+    exact.kernel.assign(kernel)
+    np.testing.assert_allclose(head(x, labels), exact(x, labels), atol=1e-9)
+    weights = np.random.default_rng(3).normal(size=(BATCH, UNITS))
+    with tf.GradientTape() as tape:
+        value = tf.convert_to_tensor(x)
+        tape.watch(value)
+        loss = tf.reduce_sum(head(value, labels) * weights)
+    got = tape.gradient(loss, [value, head.kernel.value])
+    weight = head.annealing_lambda()
+    wanted = caffe_gradients(x, kernel, labels, margin, weight, weights)
+    for ours, theirs in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)  # the constraint's epsilon is 1e-7
+
+
+def test_the_caffe_kernel_is_of_length_one_after_each_step() -> None:
+    model = sk.Sequential([keras.layers.Dense(DIM), sk.layers.ASoftmax(UNITS, gradient="caffe")])
+    model.compile(keras.optimizers.SGD(1.0), model.layers[-1].loss())
+    model.fit(*draw(), epochs=2, verbose=0)
+    kernel = keras.ops.convert_to_numpy(model.layers[-1].kernel)
+    np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_plain_form_and_the_written_out_gradient_are_one(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What JAX and torch differentiate by themselves, against what TensorFlow is handed."""
+    import tensorflow as tf
+
+    head = HEADS[name](dtype="float64")
+    x, labels = draw(5)
+    labels[1] = labels[0]
+    head(x)
+    weights = np.random.default_rng(6).normal(size=(BATCH, UNITS))
+    results = []
+    for backend in ("tensorflow", "plain"):
+        monkeypatch.setattr(keras.backend, "backend", lambda backend=backend: backend)
+        with tf.GradientTape() as tape:
+            value = tf.convert_to_tensor(x)
+            tape.watch(value)
+            logits = head(value, labels)
+            loss = tf.reduce_sum(logits * weights)
+        results.append([logits, *tape.gradient(loss, [value, head.kernel.value])])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-10)

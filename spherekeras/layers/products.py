@@ -1,0 +1,99 @@
+"""Cosines to all classes, and the one logit a row that a margin changes: the cost of a head.
+
+A head must not cost much more than a dense layer, and what costs is passing over the
+`(batch, units)` logits and the `(dim, units)` kernel once more. On the TensorFlow backend, which
+runs each operation by itself, the gradient is therefore written out here: what belongs to the
+labels' classes is added to the one entry a row, and the gradient of the kernel's norm is taken
+from products that are there anyway. JAX and torch fuse or share these passes themselves; there
+the plain form is differentiated as it stands. Both are the same function.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from spherekeras.losses.labels import entries, positions
+
+Tensor = Any
+_SMALL = 1e-4  # a shorter vector has no direction worth a gradient
+
+
+def norm_of(x: Tensor, axis: int) -> Tensor:
+    """The length of rows or columns, the axis kept; at least 1e-4."""
+    return ops.sqrt(ops.maximum(ops.sum(ops.square(x), axis=axis, keepdims=True), _SMALL**2))
+
+
+def own_entries(matrix: Tensor, labels: Tensor) -> Tensor:
+    """The entry of each row at its label, `(batch, 1)`."""
+    return ops.take_along_axis(matrix, labels[:, None], axis=1)
+
+
+def normalized_product(
+    rows: Tensor, kernel: Tensor, labels: Tensor, norm_gradient: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Returns `rows·W_j/‖W_j‖` for all classes, and once more for each row's own.
+
+    Args:
+        rows: `(batch, dim)`.
+        kernel: W, `(dim, units)`.
+        labels: int32 `(batch,)` in `[0, units)`.
+        norm_gradient: False holds ‖W_j‖ constant in the gradient.
+
+    Returns:
+        `(batch, units)` and `(batch, 1)`. Only the second needs to carry the gradient of what
+        `replace_own` writes over.
+    """
+    if keras.backend.backend() != "tensorflow":
+        norm = norm_of(kernel, axis=0)
+        products = ops.matmul(rows, kernel) / (norm if norm_gradient else ops.stop_gradient(norm))
+        return products, own_entries(products, labels)
+    at = positions(labels)
+
+    @ops.custom_gradient
+    def product(rows: Tensor, kernel: Tensor) -> Any:
+        square = _squares(kernel)
+        inverse = ops.rsqrt(ops.maximum(square, _SMALL**2))
+        products = ops.matmul(rows, kernel) * inverse
+
+        def gradient(upstream: Tensor, upstream_own: Tensor) -> tuple[Tensor, Tensor]:
+            upstream = ops.scatter_update(upstream, at, upstream_own[:, 0], reduction="add")
+            scaled = upstream * inverse
+            by_rows = ops.matmul(scaled, ops.transpose(kernel))
+            by_kernel = ops.matmul(ops.transpose(rows), scaled)
+            if norm_gradient:
+                along = ops.sum(upstream * products, axis=0) * ops.square(inverse)
+                by_kernel = by_kernel - kernel * ops.where(square > _SMALL**2, along, 0.0)
+            return by_rows, by_kernel
+
+        own = entries(products, labels)[:, None]
+        return (products, own), gradient
+
+    # A reshape reads the variable outside: a custom gradient may not depend on one it closes over.
+    return product(rows, ops.reshape(kernel, (kernel.shape[0], -1)))
+
+
+def replace_own(logits: Tensor, own: Tensor, labels: Tensor) -> Tensor:
+    """Returns the logits with `own` `(batch, 1)` at each row's label."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.where(labels[:, None] == ops.arange(logits.shape[1]), own, logits)
+    at = positions(labels)
+
+    @ops.custom_gradient
+    def replace(logits: Tensor, own: Tensor) -> Any:
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+            by_own = entries(upstream, labels)
+            by_logits = ops.scatter_update(upstream, at, ops.zeros_like(by_own))
+            return by_logits, by_own[:, None]
+
+        return ops.scatter_update(logits, at, own[:, 0]), gradient
+
+    return replace(logits, own)
+
+
+def _squares(kernel: Tensor) -> Tensor:
+    """The squared length of each column; a large kernel in bands, whose memory is used again."""
+    dim, columns = kernel.shape
+    rows = dim if columns is None else max(1, 2**23 // columns)
+    bands = [kernel] if rows >= dim else ops.split(kernel, list(range(rows, dim, rows)), axis=0)
+    return sum(ops.sum(ops.square(band), axis=0) for band in bands)

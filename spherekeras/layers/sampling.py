@@ -1,0 +1,120 @@
+"""A sample of the classes for one training step (Partial FC)."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+HIDDEN = -1e30  # a logit that takes no part in a softmax
+
+
+def run_of(units: int) -> int:
+    """How many neighbouring classes are drawn together: 16, or as many as divide `units`.
+
+    A run of 16 float32 is what a processor fetches at once; one class by itself costs as much.
+    """
+    return next(run for run in (16, 8, 4, 2, 1) if units % run == 0)
+
+
+def sample_classes(labels: Tensor, units: int, count: int, seed: Any) -> tuple[Tensor, Tensor]:
+    """Draws classes for a batch, in runs of neighbours, spread over all classes.
+
+    The class axis, a ring begun at a random run, is cut into as many stretches as runs are drawn
+    and one run is drawn from each, so none is drawn twice, each class has the same chance, and the
+    order that memory likes is kept. A drawn class that is also a label of the batch is hidden, and
+    of a label that several rows share each row sees one copy.
+
+    Args:
+        labels: int32 `(batch,)`.
+        units: number of classes.
+        count: classes to draw, at most `units`; rounded to whole runs.
+        seed: of `keras.random`.
+
+    Returns:
+        Runs drawn, int32 `(runs,)`: run r holds the `run_of(units)` classes from
+        `r * run_of(units)` on. And a mask `(batch, batch + drawn)`, True where a column does not
+        count for a row; the first `batch` columns are the rows' own classes, the others those of
+        the runs.
+
+    Source: Partial FC, arXiv 2203.15565, section 3.2.
+    """
+    size = run_of(units)
+    places, count = units // size, max(1, round(count / size))
+    base, longer = places // count, places % count
+    at = ops.arange(count, dtype="int32")
+    width = base + ops.cast(at < longer, "int32")
+    random = keras.random.uniform((count + 1,), dtype="float32", seed=seed)
+    inside = ops.cast(ops.floor(random[1:] * ops.cast(width, "float32")), "int32")
+    drawn = at * base + ops.minimum(at, longer) + ops.minimum(inside, width - 1)
+    turn = ops.cast(random[0] * places, "int32")  # so that unequal stretches fall on all alike
+    same = labels[:, None] == labels[None, :]
+    rows = ops.arange(ops.shape(labels)[0])
+    mine = rows[:, None] == rows[None, :]
+    earlier = ops.logical_and(same, rows[:, None] < rows[None, :])
+    again = ops.any(earlier, axis=0)  # this column repeats an earlier one
+    twice = ops.logical_and(ops.logical_or(same, again[None, :]), ops.logical_not(mine))
+    sought = ops.mod(labels // size - turn, places)
+    place = ops.cast(ops.minimum(ops.searchsorted(drawn, sought), count - 1), "int32")
+    hit = ops.cast(ops.take(drawn, place) == sought, "float32")
+    column = place * size + labels % size
+    hidden = ops.scatter(column[:, None], hit, (count * size,)) > 0
+    shape = (ops.shape(labels)[0], count * size)
+    mask = ops.concatenate([twice, ops.broadcast_to(hidden[None, :], shape)], axis=1)
+    return ops.mod(drawn + turn, places), mask
+
+
+def weights_of(kernel: Tensor, labels: Tensor, runs: Tensor, units: int) -> Tensor:
+    """Returns the kernel's columns of the labels and of the runs drawn, side by side.
+
+    Args:
+        kernel: `(dim, columns)`; where `columns` is a multiple of `units`, a class has several.
+        labels: int32 `(batch,)`.
+        runs: as `sample_classes` returns them.
+        units: number of classes.
+    """
+    dim, each = kernel.shape[0], kernel.shape[1] // units
+    width = run_of(units) * each
+    own = ops.reshape(labels[:, None] * each + ops.arange(each, dtype="int32"), (-1,))
+
+    def parts(kernel: Tensor) -> Tensor:
+        drawn = ops.take(ops.reshape(kernel, (dim, -1, width)), runs, axis=1)
+        return ops.concatenate(
+            [ops.take(kernel, own, axis=1), ops.reshape(drawn, (dim, -1))], axis=1
+        )
+
+    if keras.backend.backend() != "tensorflow":
+        return parts(kernel)
+
+    @ops.custom_gradient
+    def picked(kernel: Tensor) -> Any:
+        return parts(kernel), lambda upstream: _spread(upstream, kernel, labels, runs, each)
+
+    return picked(ops.reshape(kernel, (dim, -1)))
+
+
+def _spread(upstream: Tensor, kernel: Tensor, labels: Tensor, runs: Tensor, each: int) -> Tensor:
+    """The gradient by the whole kernel, in one pass: every run of it is copied from its source.
+
+    TensorFlow's own gradient of a choice of columns turns the whole kernel over twice.
+    """
+    dim, columns = kernel.shape
+    size = run_of(columns // each)
+    width, batch, drawn = size * each, ops.shape(labels)[0], ops.shape(runs)[0]
+    theirs = ops.reshape(upstream[:, batch * each :], (dim, -1, width))
+    # A label's column as a run that is zero elsewhere; labels of one run are summed.
+    inside = ops.one_hot(labels % size, size, dtype=upstream.dtype)
+    ours = ops.reshape(upstream[:, : batch * each], (dim, -1, 1, each)) * inside[None, :, :, None]
+    mine = labels // size
+    together = ops.cast(mine[:, None] == mine[None, :], upstream.dtype)
+    ours = ops.einsum("dbw,bc->dcw", ops.reshape(ours, (dim, -1, width)), together)
+    # Where each run comes from: a run drawn, a label's run, or the zeros behind both.
+    source = ops.full((columns // width,), drawn + batch, dtype="int32")
+    source = ops.scatter_update(source, runs[:, None], ops.arange(drawn, dtype="int32"))
+    zeros = ops.zeros((dim, 1, width), upstream.dtype)
+    from_drawn = ops.minimum(ops.take(source, mine), drawn)
+    ours = ours + ops.take(ops.concatenate([theirs, zeros], axis=1), from_drawn, axis=1)
+    at = drawn + ops.arange(batch, dtype="int32")
+    source = ops.scatter_update(source, mine[:, None], at)
+    whole = ops.take(ops.concatenate([theirs, ours, zeros], axis=1), source, axis=1)
+    return ops.reshape(whole, (dim, columns))

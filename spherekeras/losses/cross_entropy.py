@@ -1,0 +1,75 @@
+"""Cross-entropy over the logits of a head, all classes or a sample of them."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from spherekeras.losses.labels import entries, in_range, label_row, positions
+
+Tensor = Any
+
+
+def cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
+    """Returns `log Σ_j e^{z_j} - z_y` a row, `(batch,)`; labels int32 `(batch,)` in range.
+
+    On the TensorFlow backend the gradient is written out, which halves the passes over the
+    logits of its own operation; elsewhere it is the stock one.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+
+    @ops.custom_gradient
+    def losses(logits: Tensor) -> Any:
+        top = ops.max(logits, axis=1, keepdims=True)
+        powers = ops.exp(logits - top)
+        total = ops.sum(powers, axis=1)
+
+        def gradient(upstream: Tensor) -> Tensor:
+            shares = powers * (upstream / total)[:, None]
+            return ops.scatter_update(shares, positions(labels), -upstream, reduction="add")
+
+        return ops.log(total) + top[:, 0] - entries(logits, labels), gradient
+
+    return losses(logits)
+
+
+@keras.saving.register_keras_serializable("spherekeras")
+class CrossEntropy(keras.losses.Loss):
+    """Softmax cross-entropy of a head's logits and integer labels, times a weight.
+
+    On logits `(batch, units)` with weight 1 it is
+    `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`. What that one cannot read are
+    the logits of a head with `sampling`, `(batch, columns, 1)`: there the columns are a sample
+    of the classes, and row i's own class is column i. A label out of range makes the loss NaN.
+
+    Args:
+        weight: factor on the loss, above 0 (SphereFace-R: `head.loss()` sets it).
+        **kwargs: of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: a weight that is not above 0, or one-hot labels.
+
+    Example:
+
+    >>> import numpy as np, spherekeras as sk
+    >>> loss = sk.losses.CrossEntropy()
+    >>> round(float(loss(np.array([0]), np.array([[0.0, 0.0]], "float32"))), 4)  # ln 2
+    0.6931
+    """
+
+    def __init__(self, weight: float = 1.0, name: str = "cross_entropy", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        if not weight > 0:
+            raise ValueError(f"`CrossEntropy` expects weight > 0. Received: weight={weight}.")
+        self.weight = float(weight)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        labels = label_row(self, y_true)
+        if len(y_pred.shape) == 3:
+            labels, y_pred = ops.arange(ops.shape(y_pred)[0], dtype="int32"), y_pred[..., 0]
+        labels, factor = in_range(labels, ops.shape(y_pred)[1], self.weight)
+        return cross_entropy(labels, y_pred) * ops.cast(factor, y_pred.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "weight": self.weight}
