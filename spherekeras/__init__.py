@@ -9,7 +9,17 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spherekeras import backbones, data, evaluation, export, layers, losses, margins, presets
+    from spherekeras import (
+        backbones,
+        converters,
+        data,
+        evaluation,
+        export,
+        layers,
+        losses,
+        margins,
+        presets,
+    )
     from spherekeras.embedder import FaceEmbedder, load_preset
     from spherekeras.errors import NoFaceError, SphereKerasError
     from spherekeras.presets import list_presets
@@ -24,6 +34,7 @@ __all__ = [
     "SphereKerasError",
     "__version__",
     "backbones",
+    "converters",
     "data",
     "evaluation",
     "export",
