@@ -88,3 +88,11 @@ def test_slips_are_named(tmp_path: pathlib.Path, text: str, message: str) -> Non
 def test_a_missing_recipe_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(RecipeError, match=r"No recipe at .*none.toml. Give the path"):
         load_recipe(tmp_path / "none.toml")
+
+
+def test_recipes_know_every_head() -> None:
+    from spherekeras import layers
+    from spherekeras.recipe import HEADS
+
+    bases = {"Head", "MarginHead", "NormalizedDense"}
+    assert set(HEADS) == set(layers.__all__) - bases
