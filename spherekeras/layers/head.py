@@ -1,6 +1,5 @@
 """What all heads share whatever their geometry: labels, and the loss that belongs to them."""
 
-import math
 from typing import Any
 
 import keras
@@ -8,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from spherekeras.losses.cross_entropy import CrossEntropy
+from spherekeras.losses.labels import in_range
 
 Tensor = Any
 
@@ -105,9 +105,9 @@ class Head(keras.layers.Layer):
                 f"`{type(self).__name__}` expects one label an embedding. Received: "
                 f"{embedding.shape[0]} embeddings, {labels.shape[0]} labels."
             )
-        inside = ops.logical_and(labels >= 0, labels < self.units)
-        embedding = embedding * ops.cast(ops.where(inside, 1.0, math.nan), embedding.dtype)
-        return embedding, ops.cast(ops.where(inside, labels, 0), "int32")[:, 0]
+        labels, factor = in_range(labels, self.units)
+        embedding = embedding * ops.cast(factor, embedding.dtype)
+        return embedding, ops.cast(labels, "int32")[:, 0]
 
     def compute_output_shape(
         self, embedding_shape: tuple[int | None, ...], labels_shape: Any = None
