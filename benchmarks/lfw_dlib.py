@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spherekeras.converters.dlib_resnet import LANDMARKS, convert_dlib
+from spherekeras.converters.dlib_resnet import convert_dlib
 from spherekeras.data import alignment, detection, images
 from spherekeras.errors import NoFaceError
 from spherekeras.evaluation.lfw import lfw
 
 SIDE = 150
+LANDMARKS = np.array(alignment.TEMPLATES["dlib_150x150"].landmarks)
 
 
 class DlibFaces:
@@ -44,7 +45,7 @@ class DlibFaces:
         if not found:
             raise NoFaceError(name)
         face = detection.choose_face(found, picture.shape)
-        transform = alignment.similarity_transform(face.landmarks, np.array(LANDMARKS))
+        transform = alignment.similarity_transform(face.landmarks, LANDMARKS)
         return alignment.warp(picture, transform, SIDE, SIDE)
 
     def centre_crop(self, source: Any) -> NDArray[np.uint8]:

@@ -30,7 +30,7 @@ FILES = (
     "recipe.toml",
 )
 SUMS = "SHA256SUMS"
-BACKBONES = ("MobileFaceNet", "SphereFaceNet")
+BACKBONES = ("DlibResNet", "MobileFaceNet", "SphereFaceNet")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from spherekeras.data.pipeline import Augmentation
+from spherekeras.data.augmentation import Augmentation
 from spherekeras.errors import RecipeError
 
 HEADS = (
@@ -41,10 +41,12 @@ class Data:
 
     Attributes:
         min_images: identities with fewer crops are left out.
+        max_images: of identities with more crops only so many are taken; 0 for all.
         validation: fraction of the identities (whole families) held out.
     """
 
     min_images: int = 1
+    max_images: int = 0
     validation: float = 0.05
 
 
@@ -78,18 +80,32 @@ class Head:
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
-    """Stochastic gradient descent with momentum.
+class Teacher:
+    """A network whose embeddings are imitated, in place of a head and labels.
 
     Attributes:
+        preset: its name or folder; none to train a head on labels.
+    """
+
+    preset: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Stochastic gradient descent with momentum, or AdamW.
+
+    Attributes:
+        name: "SGD" or "AdamW".
         learning_rate: at its highest.
-        momentum: of the gradient.
-        weight_decay: coupled (an L2 term of half of it in the loss), on every weight.
+        momentum: of the gradient (SGD).
+        weight_decay: SGD: coupled (an L2 term of half of it in the loss), on every weight; AdamW:
+            decoupled, as its paper has it.
         warmup: steps of linear growth from 0.
         milestones: steps at which the rate is divided by 10; none for a cosine fall to 0.
         clip: largest norm of the gradient; 0 for no limit.
     """
 
+    name: str = "SGD"
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -143,6 +159,7 @@ class Recipe:
     data: Data = Data()
     backbone: Backbone = Backbone()
     head: Head = Head()
+    teacher: Teacher = Teacher()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
@@ -158,6 +175,7 @@ class Recipe:
         ranges: dict[str, tuple[float, float]] = {
             "seed": (0, 2**31 - 1),
             "data.min_images": (1, 10**9),
+            "data.max_images": (0, 10**9),
             "data.validation": (0, 0.9),
             "backbone.embedding_dim": (1, 65536),
             "optimizer.learning_rate": (1e-12, 1e12),
@@ -170,10 +188,12 @@ class Recipe:
             "training.checkpoint_steps": (1, 10**9),
             "augmentation.shift": (0, 56),
             "augmentation.zoom": (0, 0.5),
-            "augmentation.brightness": (0, 1),
-            "augmentation.contrast": (0, 1),
-            "augmentation.grey": (0, 1),
-            "augmentation.erase": (0, 1),
+            "augmentation.turn": (0, 180),
+            **{
+                f"augmentation.{field.name}": (0, 1)
+                for field in dataclasses.fields(Augmentation)
+                if field.name not in ("mirror", "shift", "zoom", "turn")
+            },
         }
         for key, (low, high) in ranges.items():
             value: Any = self
@@ -198,6 +218,13 @@ class Recipe:
         _known("training.precision", t.precision, ("float32", "mixed_bfloat16"))
         _known("backbone.name", self.backbone.name, ("SphereFaceNet", "MobileFaceNet"))
         _known("head.name", self.head.name, HEADS)
+        _known("optimizer.name", self.optimizer.name, ("SGD", "AdamW"))
+        if self.teacher.preset and self.head != Head():
+            raise RecipeError(
+                "A recipe has a `[head]` that learns labels or a `[teacher]` that is imitated. "
+                "Received: both. Imitate first, then start a second recipe from that preset "
+                "(`backbone.start`)."
+            )
         if self.backbone.width not in (96, 112) or self.backbone.height != 112:
             raise RecipeError(
                 "A template exists for crops of 112x96 and 112x112 (height x width). Received: "

@@ -1,10 +1,11 @@
 """A recipe, a folder of crops, one call: a trained preset.
 
-The data's way: crops → records → `tf.data` → `Sequential([backbone, head])` → stock `fit` →
+The data's way: crops → records → batches → `Sequential([backbone, head])` → stock `fit` →
 preset. Everything that decides a step follows from (recipe, records, step), so a run that is
 killed and started again goes on from its last checkpoint to the same weights.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -26,6 +27,7 @@ from spherekeras.files import atomic_path
 from spherekeras.presets import PresetConfig
 from spherekeras.recipe import Backbone, Head, Optimizer, Recipe, load_recipe
 from spherekeras.sequential import Sequential
+from spherekeras.teacher import imitated
 
 _CHECKPOINT = "checkpoint.weights.h5"
 _SCALE, _OFFSET = 1 / 128, 127.5
@@ -49,8 +51,8 @@ def train(
         recipe: a .toml file, see `spherekeras.recipe`.
         source: a folder or zip of crops (a folder a person), or a records folder.
         out: folder of the run.
-        strategy: a `tf.distribute.Strategy`; by default a MirroredStrategy over all GPUs, or the
-            one CPU where there is none.
+        strategy: on the TensorFlow backend, a `tf.distribute.Strategy`; by default a
+            MirroredStrategy over all GPUs, or the one CPU where there is none.
         verbose: 0 silent, 1 progress bar, 2 one line a checkpoint.
 
     Returns:
@@ -60,8 +62,6 @@ def train(
         RecipeError, DataError: what was given cannot be used.
         TrainingError: the loss is no longer finite, or `out` holds another run.
     """
-    import tensorflow as tf
-
     out = pathlib.Path(out)
     plan = load_recipe(recipe)
     check_model(plan)
@@ -69,24 +69,23 @@ def train(
     records = _records(source, out)
     _claim(out, text, records)
     train_positions, validation_positions = pipeline.split(
-        records, plan.data.min_images, plan.data.validation, plan.seed
+        records, plan.data.min_images, plan.data.max_images, plan.data.validation, plan.seed
     )
     classes = len(np.unique(records.labels[train_positions]))
-    if strategy is None:
-        gpus = tf.config.list_logical_devices("GPU")
-        strategy = tf.distribute.MirroredStrategy() if gpus else tf.distribute.get_strategy()
-
-    replicas = strategy.num_replicas_in_sync
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    if on_tensorflow and strategy is None:
+        strategy = _all_devices()
+    replicas = strategy.num_replicas_in_sync if strategy else 1
     if plan.training.batch_size % replicas:
         raise RecipeError(
             f"`training.batch_size` is the global batch and divides by the {replicas} replicas. "
             f"Received: {plan.training.batch_size}. Set it to a multiple of {replicas}."
         )
     keras.utils.set_random_seed(plan.seed)
-    with strategy.scope():
+    with strategy.scope() if strategy else contextlib.nullcontext():
         model = build_model(plan, classes)
         if plan.backbone.start:
-            start_from(model.layers[0], plan.backbone.start)
+            start_from(model.layers[1], plan.backbone.start)
         compile_model(model, plan)
         model.optimizer.build(model.trainable_variables)
     logging.info("%d crops of %d identities", len(train_positions), classes)
@@ -100,21 +99,28 @@ def train(
     if done:
         logging.info("going on from step %d of %d", done, plan.training.steps)
     if done < plan.training.steps:
-        data = pipeline.batches(
+        targets = None
+        if plan.teacher.preset:
+            targets = imitated(plan.teacher.preset, records, train_positions, out / "teacher")
+            _check_width(targets, plan)
+        batches = pipeline.Batches(
             records,
             train_positions,
             batch_size=plan.training.batch_size,
             seed=plan.seed,
-            start=done,
-            stop=plan.training.steps,
             size=(plan.backbone.height, plan.backbone.width),
-            scale=_SCALE,
-            offset=_OFFSET,
             augmentation=plan.augmentation,
+            targets=targets,
         )
+        feed = pipeline.dataset if on_tensorflow else pipeline.py_dataset
+        data = feed(batches, done, plan.training.steps)
         log = keras.callbacks.CSVLogger(str(out / "log.csv"), append=done > 0)
-        board = keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False)
         watch = _Watch(out / _CHECKPOINT)
+        callbacks = [watch, validation, _Checkpoint(out / _CHECKPOINT, watch), log]
+        if on_tensorflow:
+            callbacks.append(
+                keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False)
+            )
         model.fit(
             data,
             shuffle=False,
@@ -122,11 +128,18 @@ def train(
             epochs=plan.training.steps // every,
             steps_per_epoch=every,
             verbose=verbose,
-            callbacks=[watch, validation, _Checkpoint(out / _CHECKPOINT, watch), log, board],
+            callbacks=callbacks,
         )
         if watch.failure:
             raise TrainingError(watch.failure)
     return _publish(model, plan, text, records, train_positions, validation, out / "preset")
+
+
+def _all_devices() -> Any:
+    import tensorflow as tf
+
+    gpus = tf.config.list_logical_devices("GPU")
+    return tf.distribute.MirroredStrategy() if gpus else tf.distribute.get_strategy()
 
 
 def build_model(recipe: Recipe, classes: int) -> Sequential:
@@ -135,7 +148,10 @@ def build_model(recipe: Recipe, classes: int) -> Sequential:
     keras.config.set_dtype_policy(recipe.training.precision)
     try:
         backbone = build_backbone(recipe.backbone)
-        model = Sequential([backbone, build_head(recipe.head, classes)], name=recipe.name)
+        head = last_layer(recipe, classes)
+        pixels = keras.layers.Rescaling(_SCALE, -_OFFSET * _SCALE, name="pixels")
+        kind = keras.Sequential if recipe.teacher.preset else Sequential
+        model = kind([pixels, backbone, head], name=recipe.name)
         model.build(backbone.input_shape)
         return model
     finally:
@@ -172,7 +188,7 @@ def imprint(model: Sequential, records: Records, positions: np.ndarray, plan: Re
 
     Source: weight imprinting, arXiv 1712.07136, section 3.2.
     """
-    faces = FaceEmbedder(model.layers[0], preset_config(plan))
+    faces = FaceEmbedder(model.layers[1], preset_config(plan))
     labels = np.unique(records.labels[positions], return_inverse=True)[1]
     head = model.layers[-1]
     means = np.zeros(tuple(head.kernel.shape), np.float32)
@@ -209,6 +225,13 @@ def backbone_arguments(plan: Backbone) -> dict[str, Any]:
     return arguments
 
 
+def last_layer(recipe: Recipe, classes: int) -> keras.layers.Layer:
+    """What follows the backbone: the head, or unit length where a teacher is imitated."""
+    if recipe.teacher.preset:
+        return keras.layers.UnitNormalization(dtype="float32", name="head")
+    return build_head(recipe.head, classes)
+
+
 def build_head(plan: Head, classes: int) -> layers.Head:
     """Returns the head that a recipe names; keys left out keep the layer's defaults."""
     return getattr(layers, plan.name)(classes, name="head", **plan.arguments)
@@ -217,20 +240,27 @@ def build_head(plan: Head, classes: int) -> layers.Head:
 def compile_model(model: keras.Model, recipe: Recipe) -> None:
     """Compiles with the recipe's optimiser and the loss of its head.
 
-    Weight decay is coupled, as in the released recipe: an L2 term on every trainable weight.
-    Keras' own `weight_decay=` is decoupled, which is another rule.
+    With SGD weight decay is coupled, as in the released recipe: an L2 term on every trainable
+    weight. Keras' own `weight_decay=` is decoupled, which is another rule. AdamW's is decoupled
+    and spares slopes, biases and batch norm.
     """
     plan = recipe.optimizer
-    if plan.weight_decay:
-        for variable in model.trainable_variables:
-            variable.regularizer = keras.regularizers.L2(plan.weight_decay / 2)
+    rate = learning_rate(plan, recipe.training.steps)
+    clip = plan.clip or None
+    optimizer: keras.optimizers.Optimizer
+    if plan.name == "AdamW":
+        decay = plan.weight_decay
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=clip)
+        optimizer.exclude_from_weight_decay(var_names=["alpha", "beta", "bias", "gamma"])
+    else:
+        optimizer = keras.optimizers.SGD(rate, plan.momentum, global_clipnorm=clip)
+        if plan.weight_decay:
+            for variable in model.trainable_variables:
+                variable.regularizer = keras.regularizers.L2(plan.weight_decay / 2)
+    imitates = bool(recipe.teacher.preset)
     model.compile(
-        keras.optimizers.SGD(
-            learning_rate(plan, recipe.training.steps),
-            momentum=plan.momentum,
-            global_clipnorm=plan.clip or None,
-        ),
-        model.layers[-1].loss(),
+        optimizer,
+        keras.losses.CosineSimilarity() if imitates else model.layers[-1].loss(),
         jit_compile=False,  # slower than plain TensorFlow on a CPU, an error in MirroredStrategy
     )
 
@@ -252,6 +282,14 @@ def learning_rate(plan: Optimizer, steps: int) -> keras.optimizers.schedules.Lea
     return schedules.PiecewiseConstantDecay(
         [*range(plan.warmup), *(m - 1 for m in plan.milestones)], [*ramp, *falls]
     )
+
+
+def _check_width(targets: np.ndarray, plan: Recipe) -> None:
+    if targets.shape[1] != plan.backbone.embedding_dim:
+        raise RecipeError(
+            f"The teacher's embeddings have {targets.shape[1]} dimensions, the backbone's "
+            f"{plan.backbone.embedding_dim}. Set backbone.embedding_dim = {targets.shape[1]}."
+        )
 
 
 def _records(source: str | os.PathLike[str], out: pathlib.Path) -> Records:
@@ -304,7 +342,7 @@ def _resume(model: keras.Model, checkpoint: pathlib.Path) -> int:
             f"{checkpoint} cannot be restored ({str(error).splitlines()[0]}). Delete it to start "
             "from the first step."
         ) from error
-    return int(model.optimizer.iterations.numpy())
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 
 class _Watch(keras.callbacks.Callback):
@@ -343,13 +381,15 @@ class _Watch(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def _step(self) -> int:
-        return int(self.model.optimizer.iterations.numpy())
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
 
     def _head(self) -> dict[str, float]:
         head = self.model.layers[-1]
         state = {"lambda": head.annealing_lambda()} if isinstance(head, layers.ASoftmax) else {}
         if isinstance(head, layers.MarginHead):
-            state["target_angle"] = math.degrees(float(head.target_angle.numpy()))
+            state["target_angle"] = math.degrees(
+                float(keras.ops.convert_to_numpy(head.target_angle))
+            )
         return state
 
 
@@ -377,7 +417,7 @@ class _Validation(keras.callbacks.Callback):
         self.labels = records.labels[positions]
         self.first, self.second = pairs(self.labels)
         self.config = preset_config(plan)
-        self.backbone = model.layers[0]
+        self.backbone = model.layers[1]
         size = (plan.backbone.height, plan.backbone.width)
         self.crops = _centre(records.crops(positions), size) if self.usable else np.zeros(0)
 
@@ -462,7 +502,7 @@ def _publish(
 ) -> pathlib.Path:
     """Saves the trained backbone as a preset with the thresholds of the held-out pairs."""
     backbone = build_backbone(plan.backbone)
-    backbone.set_weights(model.layers[0].get_weights())
+    backbone.set_weights(model.layers[1].get_weights())
     faces = FaceEmbedder(backbone, preset_config(plan))
     metadata: dict[str, Any] = {
         "name": plan.name,

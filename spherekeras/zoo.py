@@ -12,7 +12,7 @@ from spherekeras import presets
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import PresetError, SphereKerasError
 from spherekeras.evaluation import lfw
-from spherekeras.files import atomic_path
+from spherekeras.files import atomic_path, sha256
 
 _HEAD = "# Zoo"
 _COLUMNS = ("name", "backbone", "parameters", "megabytes", "lfw")
@@ -49,6 +49,37 @@ def check(names: Sequence[str] = ()) -> Iterator[tuple[str, str, bool]]:
             yield name, str(error), False
 
 
+def convert(file: str | os.PathLike[str], kind: str, out: str | os.PathLike[str]) -> pathlib.Path:
+    """Turns another library's weight file into a preset.
+
+    Args:
+        file: the weights.
+        kind: what they are: "dlib".
+        out: the preset's folder.
+
+    Returns:
+        That folder.
+
+    Raises:
+        DataError: the file is not what `kind` says.
+    """
+    from spherekeras.converters import convert_dlib
+
+    if kind != "dlib":
+        raise PresetError(f"`convert` knows dlib. Received: {kind!r}.")
+    template = "dlib_150x150"
+    config = presets.PresetConfig(
+        "DlibResNet", {"input_shape": [150, 150, 3]}, template, 150, 150, 1 / 128, 127.5
+    )
+    metadata = {
+        "name": pathlib.Path(out).name,
+        "description": "dlib's face recognition ResNet, converted.",
+        "weights_licence": "CC0-1.0 (dlib_face_recognition_resnet_model_v1, Davis King)",
+        "converted_from": {"file": pathlib.Path(file).name, "sha256": sha256(file)},
+    }
+    return FaceEmbedder(convert_dlib(file), config).save_preset(out, metadata=metadata)
+
+
 def publish(
     preset: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -69,7 +100,7 @@ def publish(
         `out`.
     """
     faces = FaceEmbedder.from_preset(preset, detector=detector)
-    versions = _versions()
+    measured_by = versions()
     metadata = {**faces.metadata, "name": pathlib.Path(out).name}
     result = lfw(faces, data, view=2, progress=progress)
     low, high = result.interval
@@ -93,7 +124,7 @@ def publish(
             "--detector-model MODEL",
         }
     ]
-    metadata["versions"] = versions
+    metadata["versions"] = measured_by
     recipe = (pathlib.Path(faces.folder or preset) / "recipe.toml").read_text(encoding="utf-8")
     folder = faces.save_preset(out, metadata=metadata, recipe=recipe)
     write_table(folder.parent)
@@ -140,8 +171,8 @@ def _row(folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
-    """What measured: Python, packages, and the commit of the project ("+" for changes on top)."""
+def versions() -> dict[str, str]:
+    """Returns what measures: Python, packages, the project's commit ("+" for changes on top)."""
     import cv2
     import keras
     import numpy as np

@@ -219,7 +219,7 @@ def test_a_head_is_imprinted_with_its_classes_means(
     imprint(model, records, np.arange(len(records.labels)), plan)
     kernel = model.layers[-1].kernel.numpy()
     np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), lengths, rtol=1e-5)
-    faces = FaceEmbedder(model.layers[0], FaceEmbedder.from_preset(whole / "run/preset").config)
+    faces = FaceEmbedder(model.layers[1], FaceEmbedder.from_preset(whole / "run/preset").config)
     embeddings = faces.embed_crops(records.crops(np.arange(len(records.labels))))
     for label in range(8):
         mean = embeddings[records.labels == label].mean(axis=0)

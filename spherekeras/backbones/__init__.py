@@ -1,6 +1,7 @@
 """Backbones: networks from a normalised face crop to an embedding."""
 
+from spherekeras.backbones.dlib_resnet import DlibResNet
 from spherekeras.backbones.mobile_facenet import MobileFaceNet
 from spherekeras.backbones.sphereface_net import SphereFaceNet
 
-__all__ = ["MobileFaceNet", "SphereFaceNet"]
+__all__ = ["DlibResNet", "MobileFaceNet", "SphereFaceNet"]

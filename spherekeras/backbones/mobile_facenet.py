@@ -3,6 +3,9 @@
 import keras
 from keras import layers
 
+from spherekeras.backbones.batch_normalization import BatchNormalization
+from spherekeras.backbones.prelu import PReLU
+
 # (expansion, channels, blocks, stride of the first block)
 _STAGES = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 
@@ -89,14 +92,12 @@ def _depthwise(x: keras.KerasTensor, size: int, stride: int, name: str) -> keras
     return _prelu(_batch_norm(f"{name}_bn")(x), name)
 
 
-def _batch_norm(name: str) -> layers.BatchNormalization:
+def _batch_norm(name: str) -> BatchNormalization:
     # Statistics over all replicas of a tf.distribute strategy; other backends see the whole batch.
     synchronized = keras.backend.backend() == "tensorflow"
-    return layers.BatchNormalization(
-        momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name
-    )
+    return BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name)
 
 
 def _prelu(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     initializer = keras.initializers.Constant(0.25)
-    return layers.PReLU(initializer, shared_axes=[1, 2], name=f"{name}_prelu")(x)
+    return PReLU(initializer, shared_axes=[1, 2], name=f"{name}_prelu")(x)

@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from spherekeras.backbones.prelu import PReLU
+
 UNITS = {4: (0, 0, 0, 0), 10: (0, 1, 2, 0), 20: (1, 2, 4, 1), 36: (2, 4, 8, 2), 64: (3, 8, 16, 3)}
 _CHANNELS = (64, 128, 256, 512)
 
@@ -81,7 +83,5 @@ def SphereFaceNet(
     return keras.Model(image, embedding, name=name or f"sphereface_{depth}")
 
 
-def _prelu(name: str) -> layers.PReLU:
-    return layers.PReLU(
-        alpha_initializer=keras.initializers.Constant(0.25), shared_axes=[1, 2], name=name
-    )
+def _prelu(name: str) -> PReLU:
+    return PReLU(alpha_initializer=keras.initializers.Constant(0.25), shared_axes=[1, 2], name=name)

@@ -1,5 +1,5 @@
 """Converters: published weights of other libraries as Keras models."""
 
-from spherekeras.converters.dlib_resnet import DlibResNet, convert_dlib, read_dlib
+from spherekeras.converters.dlib_resnet import convert_dlib, read_dlib
 
-__all__ = ["DlibResNet", "convert_dlib", "read_dlib"]
+__all__ = ["convert_dlib", "read_dlib"]

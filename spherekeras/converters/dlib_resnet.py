@@ -12,67 +12,14 @@ import pathlib
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 from numpy.typing import NDArray
 
+from spherekeras.backbones.dlib_resnet import DlibResNet, blocks
 from spherekeras.errors import DataError
-
-LANDMARKS = ((45.8, 44.4), (101.2, 44.4), (73.5, 76.9), (49.9, 102.6), (97.1, 102.6))
-"""(x, y) in pixels of left eye, right eye, nose, left and right mouth corner in the 150x150 crop
-that dlib cuts around a face (`get_face_chip_details`, padding 0.25), the centre of the top left
-pixel being (0, 0). Measured: the median of YuNet's landmarks in the crops that dlib's 68 landmarks
-give for 796 pictures of LFW view 1, made symmetric. The 68-point mean face itself (an eye is the
-mean of its six points, then points 30, 48 and 54, at `(point + 0.25) / 1.5 * 149`) lies within 3
-pixels, its eyes closer together: cropped by it, faces are 4 % smaller than dlib crops them."""
 
 _SIDE = 150
 _MEAN = (122.782, 117.001, 104.298)
-_BLOCKS = (3, 4, 3, 3, 1)  # a stage; the first block of each stage but the first halves the map
-
-
-def DlibResNet(
-    widths: tuple[int, ...] = (32, 64, 128, 256, 256),
-    embedding_dim: int = 128,
-    name: str = "dlib_resnet",
-) -> keras.Model:
-    """dlib's ResNet of 29 convolutions, with the folded batch norm inside the convolutions.
-
-    An independent network to check an aligner and an evaluation with, and a teacher. Where a
-    block halves the map, its shortcut is an average pooling, and the narrower or smaller of the
-    two summands is filled up with zeros.
-
-    Args:
-        widths: channels of the five stages, none less than the one before.
-        embedding_dim: width of the embedding.
-        name: of the model.
-
-    Input shape: `(batch, 150, 150, 3)`, RGB as `(pixel - 127.5) / 128`, cut as `LANDMARKS` say.
-    Output shape: `(batch, embedding_dim)`, not normalised. Under a Euclidean distance of 0.6 dlib
-        takes two faces for one person.
-
-    Raises:
-        ValueError: not five widths, or one that is less than the one before.
-
-    Example:
-
-    >>> DlibResNet().output_shape
-    (None, 128)
-    """
-    if len(widths) != len(_BLOCKS) or list(widths) != sorted(widths):
-        raise ValueError(
-            "`DlibResNet` expects five widths, none less than the one before, such as "
-            f"(32, 64, 128, 256, 256). Received: widths={widths}."
-        )
-    image = keras.Input((_SIDE, _SIDE, 3), name="image")
-    offset = tuple((127.5 - mean) / 256 for mean in _MEAN)  # to (pixel - mean) / 256
-    x = layers.Rescaling(0.5, offset, name="rescaling")(image)
-    x = layers.Conv2D(widths[0], 7, strides=2, activation="relu", name="stem")(x)
-    x = layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
-    for stage, block, halves in _blocks():
-        x = _residual(x, widths[stage], halves, block)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    embedding = layers.Dense(embedding_dim, use_bias=False, name="embedding")(x)
-    return keras.Model(image, embedding, name=name)
 
 
 def convert_dlib(path: str | os.PathLike[str]) -> keras.Model:
@@ -91,10 +38,10 @@ def convert_dlib(path: str | os.PathLike[str]) -> keras.Model:
         embeddings = model.predict((crops - 127.5) / 128)
     """
     arrays = read_dlib(path)
-    stages = range(1, len(_BLOCKS) + 1)
+    stages = range(1, 6)
     widths = tuple(len(arrays[f"stage{stage}_block1_conv1/filters"]) for stage in stages)
     weights = arrays["embedding/weights"]
-    model = DlibResNet(widths, weights.shape[1])
+    model = DlibResNet(weights.shape[1], widths=widths)
     model.get_layer("embedding").set_weights([weights])
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D):
@@ -142,7 +89,7 @@ def read_dlib(path: str | os.PathLike[str]) -> dict[str, NDArray[np.float32]]:
     reader.name("loss_metric_2")
     reader.floats(2)  # margin and distance threshold
     reader.expect("the versions of fc, pooling", 2, 2)
-    for _, _, halves in reversed(_blocks()):
+    for _, _, halves in reversed(blocks()):
         after = (2, 1, 1) if halves else ()  # avg_pool, skip1, tag2
         reader.expect("the versions of a block", 2, 2, *after, 2, 2, 2, 2, 2, 1)
     reader.expect("the versions of the stem", 2, 2, 2, 3)
@@ -155,7 +102,7 @@ def read_dlib(path: str | os.PathLike[str]) -> dict[str, NDArray[np.float32]]:
     width = _convolution(reader, arrays, "stem", 3, stride=2, size=7)
     reader.layer("relu_")
     reader.layer("max_pool_2", 3, 3, 2, 2, 0, 0)
-    for _, block, halves in _blocks():
+    for _, block, halves in blocks():
         wanted = None if halves else width
         stride = 2 if halves else 1
         inputs, width = width, _convolution(reader, arrays, f"{block}_conv1", width, wanted, stride)
@@ -172,37 +119,6 @@ def read_dlib(path: str | os.PathLike[str]) -> dict[str, NDArray[np.float32]]:
     if reader.position != len(data):
         raise reader.refusal(f"{len(data) - reader.position} bytes follow its end")
     return arrays
-
-
-def _blocks() -> list[tuple[int, str, bool]]:
-    """Index of the stage, name, and whether it halves the map, of each block from the input on."""
-    return [
-        (stage, f"stage{stage + 1}_block{block + 1}", stage > 0 and block == 0)
-        for stage, count in enumerate(_BLOCKS)
-        for block in range(count)
-    ]
-
-
-def _residual(x: keras.KerasTensor, width: int, halves: bool, name: str) -> keras.KerasTensor:
-    stride, padding = (2, "valid") if halves else (1, "same")
-    y = layers.Conv2D(
-        width, 3, strides=stride, padding=padding, activation="relu", name=f"{name}_conv1"
-    )(x)
-    y = layers.Conv2D(width, 3, padding="same", name=f"{name}_conv2")(y)
-    if halves:
-        x = layers.AveragePooling2D(2, name=f"{name}_shortcut")(x)
-        shape = [max(sizes) for sizes in zip(x.shape[1:], y.shape[1:], strict=True)]
-        x, y = _filled(x, shape), _filled(y, shape)
-    y = layers.Add(name=f"{name}_add")([x, y])
-    return layers.ReLU(name=f"{name}_relu")(y)
-
-
-def _filled(x: keras.KerasTensor, shape: list[int]) -> keras.KerasTensor:
-    """Zeros after the end of each axis, up to (height, width, channels)."""
-    missing = [wanted - got for wanted, got in zip(shape, x.shape[1:], strict=True)]
-    if not any(missing):
-        return x
-    return ops.pad(x, [(0, 0), *((0, count) for count in missing)])
 
 
 class _Reader:

@@ -33,9 +33,17 @@ _SPHEREFACE = (
     (62.7299, 92.2041),
 )
 
+# The median of YuNet's landmarks in the crops that dlib's 68 landmarks give
+# (`get_face_chip_details`, padding 0.25) for 796 pictures of LFW view 1, made symmetric. The
+# 68-point mean face itself (an eye is the mean of its six points, then points 30, 48 and 54, at
+# `(point + 0.25) / 1.5 * 149`) lies within 3 pixels, its eyes closer together: cropped by it,
+# faces are 4 % smaller than dlib's.
+_DLIB = ((45.8, 44.4), (101.2, 44.4), (73.5, 76.9), (49.9, 102.6), (97.1, 102.6))
+
 TEMPLATES: dict[str, Template] = {
     "sphereface_112x96": Template(112, 96, _SPHEREFACE),
     "arcface_112x112": Template(112, 112, tuple((x + 8.0, y) for x, y in _SPHEREFACE)),
+    "dlib_150x150": Template(150, 150, _DLIB),
 }
 """The field's templates, named `network_height x width`. The columns 8 to 103 of an
 `arcface_112x112` crop are the `sphereface_112x96` crop."""

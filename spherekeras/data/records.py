@@ -64,9 +64,19 @@ class Records:
         places = self._places[np.asarray(indices)]
         return [self._shards[shard][start : start + size] for shard, start, size in places]
 
+    def crop(self, index: int) -> np.ndarray:
+        """Returns one decoded picture, uint8 `(height, width, 3)`, as `read_image` reads it."""
+        import cv2
+
+        shard, start, size = self._places[index]
+        data = self._shards[shard][start : start + size]
+        if data.startswith(b"\xff\xd8"):  # whole and of the right size: seen when it was packed
+            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        return read_image(data)
+
     def crops(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Returns the decoded pictures at these positions, uint8 `(n, height, width, 3)`."""
-        return np.stack([read_image(data) for data in self.read(indices)])
+        return np.stack([self.crop(index) for index in np.asarray(indices)])
 
 
 def open_records(folder: str | os.PathLike[str]) -> Records:

@@ -10,7 +10,9 @@ import keras
 import numpy as np
 import pytest
 
-from spherekeras.converters.dlib_resnet import LANDMARKS, DlibResNet, convert_dlib, read_dlib
+from spherekeras.backbones import DlibResNet
+from spherekeras.converters.dlib_resnet import convert_dlib, read_dlib
+from spherekeras.data.alignment import TEMPLATES
 from spherekeras.errors import DataError
 
 WIDTHS = (2, 3, 4, 5, 5)
@@ -234,14 +236,16 @@ def test_full_size() -> None:
 @pytest.mark.parametrize("widths", [(32, 64, 128, 256), (32, 64, 128, 256, 128)])
 def test_refuses_widths(widths: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="five widths, none less than the one before"):
-        DlibResNet(widths)
+        DlibResNet(widths=widths)
 
 
 def test_landmarks_lie_near_the_mean_face_of_dlib() -> None:
     """Means of points 36-41 and 42-47, points 30, 48 and 54 of dlib's mean face."""
     eyes = ((0.225492, 0.215992), (0.754758, 0.215992))
     mean = np.array([*eyes, (0.490127, 0.515625), (0.254149, 0.780233), (0.726104, 0.780233)])
-    distance = np.linalg.norm(np.array(LANDMARKS) - (mean + 0.25) / 1.5 * 149, axis=1)
+    distance = np.linalg.norm(
+        np.array(TEMPLATES["dlib_150x150"].landmarks) - (mean + 0.25) / 1.5 * 149, axis=1
+    )
     assert (distance < 3).all()
 
 

@@ -1,0 +1,78 @@
+"""The embeddings of a teacher: computed once for all crops, then imitated.
+
+A crop tells a small network more through the embedding that a strong one gives it than through
+its label. Targets are those of the undisturbed crop and of its mirror image together; the
+imitator sees the crop varied.
+"""
+
+import hashlib
+import os
+import pathlib
+
+import numpy as np
+from absl import logging
+
+from spherekeras.data import alignment
+from spherekeras.data.records import Records
+from spherekeras.embedder import load_preset
+from spherekeras.errors import DataError
+from spherekeras.files import atomic_path, sha256
+
+_BLOCK = 1024
+
+
+def imitated(
+    preset: str | os.PathLike[str],
+    records: Records,
+    positions: np.ndarray,
+    folder: str | os.PathLike[str],
+) -> np.ndarray:
+    """Returns what a preset says of crops: embeddings of unit length, float32 `(n, dim)`.
+
+    Crops are turned from the template that they were aligned to into the preset's by the
+    similarity transform between the two; where the preset's crop shows more, edge pixels repeat.
+
+    Args:
+        preset: the teacher, name or folder.
+        records: the crops, 112x112 or 112x96.
+        positions: which of them.
+        folder: keeps finished blocks, so that work that was cut off goes on; those of another
+            teacher or of other crops are never taken.
+
+    Raises:
+        DataError: crops of a size that no template has.
+        PresetError: see `load_preset`.
+
+    Source: Distilling the Knowledge in a Neural Network, arXiv 1503.02531.
+    """
+    teacher = load_preset(preset)
+    own = [
+        template
+        for template in alignment.TEMPLATES.values()
+        if (template.height, template.width) == (records.height, records.width)
+    ]
+    if not own:
+        raise DataError(
+            f"No template is {records.height}x{records.width}, the size of the crops of "
+            f"{records.folder}. Align with one of {', '.join(alignment.TEMPLATES)}."
+        )
+    wanted = alignment.find_template(teacher.config.template)
+    size = (teacher.config.height, teacher.config.width)
+    turn = alignment.similarity_transform(np.array(own[0].landmarks), np.array(wanted.landmarks))
+    weights = sha256(teacher.folder / "model.weights.h5") if teacher.folder else ""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    blocks = []
+    for start in range(0, len(positions), _BLOCK):
+        part = positions[start : start + _BLOCK]
+        key = hashlib.sha256(f"{weights} {records.checksum} {part.tolist()}".encode())
+        path = folder / f"{key.hexdigest()[:32]}.npy"
+        if not path.is_file():
+            logging.info("embeddings of the teacher: %d of %d", start, len(positions))
+            crops = records.crops(part)
+            if not np.array_equal(turn, np.eye(2, 3)):
+                crops = np.stack([alignment.warp(crop, turn, *size) for crop in crops])
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.save(file, teacher.embed_crops(crops, mirror="sum"), allow_pickle=False)
+        blocks.append(np.load(path, allow_pickle=False))
+    return np.concatenate(blocks)
