@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         losses,
         margins,
         presets,
+        search,
     )
     from spherekeras.embedder import FaceEmbedder, load_preset
     from spherekeras.errors import NoFaceError, SphereKerasError
@@ -44,6 +45,7 @@ __all__ = [
     "losses",
     "margins",
     "presets",
+    "search",
 ]
 
 _HOMES = {

@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--protocol", default="lfw", choices=("lfw", "lfw-view1"))
     evaluate.add_argument("--data", required=True, help="folder or zip of the test set")
     evaluate.add_argument("--out", help="file for the result as JSON")
+    evaluate.add_argument("--report", help="page of curves and worst errors, an .html file")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(evaluate)
 
@@ -147,6 +148,11 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--out", required=True, help="folder in the zoo")
     _add_detector(publish)
     publish.set_defaults(run=_zoo_publish)
+    convert = actions.add_parser("convert", help="another library's weights to a preset")
+    convert.add_argument("file", help="the weight file")
+    convert.add_argument("--from", dest="kind", required=True, choices=("dlib",))
+    convert.add_argument("--out", required=True, help="folder of the preset")
+    convert.set_defaults(run=_zoo_convert)
     return parser
 
 
@@ -213,9 +219,12 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from spherekeras import evaluation
+    from spherekeras import evaluation, html_page
+    from spherekeras.evaluation import report_page
     from spherekeras.files import atomic_path
 
+    if options.report:
+        html_page.check_target(options.report)  # told before the long work
     faces = _load(options)
     view = 1 if options.protocol == "lfw-view1" else 2
     with _progress("photographs") as progress:
@@ -225,6 +234,36 @@ def _evaluate(options: argparse.Namespace) -> None:
         with atomic_path(options.out) as temporary:
             temporary.write_text(text + "\n")
     print(text if options.json else result)
+    if options.report:
+        name = faces.folder.resolve().name
+        with evaluation.lfw_crops(faces, options.data) as crop:
+            page = report_page.report_of(
+                result,
+                f"{name} on LFW view {view}",
+                _measured_by(options, faces, name),
+                result.names,
+                crop,
+                result.no_face,
+            )
+            report_page.write_report(options.report, page)
+
+
+def _measured_by(options: argparse.Namespace, faces: Any, name: str) -> dict[str, str]:
+    """Preset, versions, machine and command of a measurement, for a page."""
+    import pathlib
+    import platform
+
+    from spherekeras import zoo
+    from spherekeras.files import sha256
+
+    data = pathlib.Path(options.data).resolve().name
+    return {
+        "preset": f"{name}, weights {sha256(faces.folder / 'model.weights.h5')[:16]} (SHA-256)",
+        "spherekeras": __version__,
+        **zoo.versions(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "command": f"spherekeras evaluate {name} --protocol {options.protocol} --data {data}",
+    }
 
 
 def _embed(options: argparse.Namespace) -> int:
@@ -267,24 +306,21 @@ def _identify(options: argparse.Namespace) -> int:
 
     from spherekeras.data.records import PICTURES
     from spherekeras.errors import DataError
+    from spherekeras.search import Gallery
 
     root = pathlib.Path(options.gallery)
     people = sorted(p for p in root.glob("*/*") if p.suffix.lower() in PICTURES)
     if not people:
         raise DataError(f"{root} holds no pictures. Expected `<person>/<picture>.jpg` in it.")
     faces = _load(options)
-    probe = faces.embed(options.probe)[0]
+    probe = faces.embed(options.probe)
     paths, crops, failed = _crops(faces, [str(p) for p in people])
     for reason in failed:
         print(f"left out: {reason}", file=sys.stderr)
     if not crops:
         raise DataError(f"No face was found in any of the {len(people)} pictures of {root}.")
-    similarities = faces.embed(np.stack(crops)) @ probe
-    best: dict[str, float] = {}
-    for path, similarity in zip(paths, similarities, strict=True):
-        person = pathlib.Path(path).parent.name
-        best[person] = max(best.get(person, -1.0), float(similarity))
-    ranked = sorted(best.items(), key=lambda item: -item[1])[:5]
+    names = [pathlib.Path(path).parent.name for path in paths]
+    [ranked] = Gallery(faces.embed(np.stack(crops)), names).identify(probe, 5)
     threshold = faces.threshold()["threshold"]
     if options.json:
         print(json.dumps({"ranked": ranked, "threshold": threshold}, indent=1))
@@ -356,6 +392,14 @@ def _zoo_publish(options: argparse.Namespace) -> None:
             options.preset, options.out, options.data, _detector(options), progress
         )
     print((folder / "README.md").read_text(encoding="utf-8"))
+
+
+def _zoo_convert(options: argparse.Namespace) -> None:
+    with _quiet():
+        from spherekeras import zoo
+
+        folder = zoo.convert(options.file, options.kind, options.out)
+    print(f"Preset in {folder}.")
 
 
 def _show(options: argparse.Namespace, values: dict[str, Any], text: str) -> None:

@@ -149,13 +149,19 @@ def build_model(recipe: Recipe, classes: int) -> Sequential:
     try:
         backbone = build_backbone(recipe.backbone)
         head = last_layer(recipe, classes)
-        pixels = keras.layers.Rescaling(_SCALE, -_OFFSET * _SCALE, name="pixels")
         kind = keras.Sequential if recipe.teacher.preset else Sequential
-        model = kind([pixels, backbone, head], name=recipe.name)
+        model = kind([_Pixels(name="pixels"), backbone, head], name=recipe.name)
         model.build(backbone.input_shape)
         return model
     finally:
         keras.config.set_dtype_policy(policy)
+
+
+class _Pixels(keras.layers.Layer):
+    """uint8 to what the backbone takes. (Keras' own Rescaling needs TensorFlow installed.)"""
+
+    def call(self, inputs: Any) -> Any:
+        return (keras.ops.cast(inputs, self.compute_dtype) - _OFFSET) * _SCALE
 
 
 def start_from(backbone: keras.Model, preset: str) -> None:

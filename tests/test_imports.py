@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-HEAVY = ("keras", "tensorflow", "cv2", "onnx", "matplotlib", "h5py")
+HEAVY = ("keras", "tensorflow", "cv2", "onnx", "matplotlib", "h5py", "faiss", "sklearn")
 
 
 def run(code: str) -> str:

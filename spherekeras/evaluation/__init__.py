@@ -1,8 +1,27 @@
 """Evaluation: NumPy arrays in, numbers that carry their protocol out. No TensorFlow, no Keras."""
 
 from spherekeras.evaluation.angles import ClassAngles, class_angles
+from spherekeras.evaluation.bin_sets import BinSet, bin_set, read_bin_set
+from spherekeras.evaluation.bootstrap import Bootstrap, bootstrap_intervals, linked_groups
+from spherekeras.evaluation.calibration import (
+    Calibration,
+    Reliability,
+    fit_calibration,
+    out_of_fold,
+    reliability,
+)
+from spherekeras.evaluation.fold_result import FoldResult
+from spherekeras.evaluation.identification import (
+    Searches,
+    cmc,
+    fnir_at_fpir,
+    score_searches,
+    search_gallery,
+)
+from spherekeras.evaluation.ijb import IjbResult, ijb, ijb_identification, ijb_verification
 from spherekeras.evaluation.kfold import KFold, Split, kfold_accuracy, split_accuracy
-from spherekeras.evaluation.lfw import Faces, LfwResult, Pair, lfw, read_pairs
+from spherekeras.evaluation.lfw import Faces, LfwResult, Pair, lfw, lfw_crops, read_pairs
+from spherekeras.evaluation.megaface import megaface
 from spherekeras.evaluation.metrics import (
     OperatingPoint,
     Roc,
@@ -17,29 +36,63 @@ from spherekeras.evaluation.metrics import (
     tar_at_far,
     threshold_at_far,
 )
+from spherekeras.evaluation.templates import (
+    pool_templates,
+    template_identification,
+    template_verification,
+)
+from spherekeras.evaluation.ytf import read_video_pairs, video_verification
 
 __all__ = [
+    "BinSet",
+    "Bootstrap",
+    "Calibration",
     "ClassAngles",
     "Faces",
+    "FoldResult",
+    "IjbResult",
     "KFold",
     "LfwResult",
     "OperatingPoint",
     "Pair",
+    "Reliability",
     "Roc",
+    "Searches",
     "Split",
     "accuracy",
     "angular_fisher_score",
     "auc",
     "best_accuracy_threshold",
+    "bin_set",
     "bootstrap_interval",
+    "bootstrap_intervals",
     "class_angles",
+    "cmc",
     "eer",
+    "fit_calibration",
+    "fnir_at_fpir",
+    "ijb",
+    "ijb_identification",
+    "ijb_verification",
     "kfold_accuracy",
     "lfw",
+    "lfw_crops",
+    "linked_groups",
+    "megaface",
     "operating_point",
+    "out_of_fold",
+    "pool_templates",
+    "read_bin_set",
     "read_pairs",
+    "read_video_pairs",
+    "reliability",
     "roc",
+    "score_searches",
+    "search_gallery",
     "split_accuracy",
     "tar_at_far",
+    "template_identification",
+    "template_verification",
     "threshold_at_far",
+    "video_verification",
 ]

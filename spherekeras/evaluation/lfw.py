@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from spherekeras.errors import DataError, NoFaceError
 from spherekeras.evaluation import kfold, metrics
+from spherekeras.evaluation.bootstrap import bootstrap_intervals, linked_groups
 
 _BATCH = 64
 _FARS = (1e-1, 1e-2, 1e-3)
@@ -62,6 +63,8 @@ class LfwResult:
         accuracy: view 2: mean of the folds; view 1: of the pairs in `pairsDevTest.txt`.
         std: sample standard deviation of the folds; NaN in view 1.
         interval: 95 % bootstrap interval of the accuracy over the pairs, thresholds fixed.
+        intervals: {name: 95 % interval} of "auc", "eer" and "tar_at_far_0.001", over groups of
+            pairs that share nobody; NaN where it cannot be measured.
         folds: (folds,) accuracies.
         thresholds: (folds,) thresholds, each chosen on other pairs.
         auc, eer: over all test pairs.
@@ -73,12 +76,15 @@ class LfwResult:
         protocol: one sentence with all that the numbers depend on.
         similarities: (pairs,) cosine of each test pair.
         same: (pairs,) booleans.
+        pair_thresholds: (pairs,) the threshold that decided each pair.
+        names: (pairs,) the two pictures of each pair, as `Name/Name_0001.jpg`.
     """
 
     view: int
     accuracy: float
     std: float
     interval: tuple[float, float]
+    intervals: dict[str, tuple[float, float]]
     folds: NDArray[np.float64]
     thresholds: NDArray[np.float64]
     auc: float
@@ -91,6 +97,8 @@ class LfwResult:
     protocol: str
     similarities: NDArray[np.float64]
     same: NDArray[np.bool_]
+    pair_thresholds: NDArray[np.float64]
+    names: list[tuple[str, str]]
 
     def __str__(self) -> str:
         spread = "" if math.isnan(self.std) else f" ± {self.std:.2%}"
@@ -98,15 +106,21 @@ class LfwResult:
         lines = [
             f"LFW view {self.view}: accuracy {self.accuracy:.2%}{spread} ({self.pairs} pairs)",
             f"95 % interval {low:.2%} to {high:.2%}",
-            f"AUC {self.auc:.5f}, EER {self.eer:.2%}, threshold {_span(self.thresholds)}",
+            f"AUC {self.auc:.5f}{self._within('auc', '.5f')}, EER {self.eer:.2%}"
+            f"{self._within('eer', '.2%')}, threshold {_span(self.thresholds)}",
             *(
-                f"TAR@FAR={far:g}: " + self.unmeasured.get(far, f"{tar:.2%}")
+                f"TAR@FAR={far:g}: "
+                + self.unmeasured.get(far, f"{tar:.2%}{self._within(f'tar_at_far_{far:g}', '.2%')}")
                 for far, tar in self.tar_at_far.items()
             ),
             f"Pictures without a face: {', '.join(self.no_face) or 'none'}",
             f"Protocol: {self.protocol}",
         ]
         return "\n".join(lines)
+
+    def _within(self, name: str, form: str) -> str:
+        low, high = self.intervals[name]
+        return "" if math.isnan(low) else f" ({low:{form}} to {high:{form}})"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all but the arrays of the pairs, ready for JSON; NaN becomes None."""
@@ -115,6 +129,10 @@ class LfwResult:
             "accuracy": self.accuracy,
             "std": _number(self.std),
             "interval": list(self.interval),
+            "intervals": {
+                name: None if math.isnan(low) else [low, high]
+                for name, (low, high) in self.intervals.items()
+            },
             "folds": self.folds.tolist(),
             "thresholds": self.thresholds.tolist(),
             "auc": self.auc,
@@ -222,8 +240,11 @@ def lfw(
         accuracy, std = split.accuracy, math.nan
         accuracies, thresholds = np.array([accuracy]), np.array([split.threshold])
         similarities, same = split.similarities, same[fold == 1]
+        pairs = [pair for pair in pairs if pair.fold == 1]
         limits = np.full(same.size, split.threshold)
 
+    people = [[picture.split("/")[0] for picture in pair[:2]] for pair in pairs]
+    bootstrap = bootstrap_intervals(similarities, same, _FARS, linked_groups(people))
     points = [metrics.operating_point(similarities, same, far) for far in _FARS]
     rules = _rules(view, len(accuracies), subtract_mean)
     return LfwResult(
@@ -231,6 +252,7 @@ def lfw(
         accuracy=accuracy,
         std=std,
         interval=metrics.bootstrap_interval(similarities, same, limits),
+        intervals=bootstrap.intervals,
         folds=accuracies,
         thresholds=thresholds,
         auc=metrics.auc(similarities, same),
@@ -247,11 +269,36 @@ def lfw(
             f"the {size[1]}x{size[0]} template (width x height), the centre crop where there was "
             f"none ({len(no_face)} pictures), no pair dropped; {_MIRRORS[mirror]}; {rules[1]}, "
             f"L2 normalisation, cosine; {rules[2]}; interval: 95 % bootstrap of the test pairs "
-            "with thresholds fixed."
+            f"with thresholds fixed, for AUC, EER and TAR@FAR of {bootstrap.unit} that share "
+            "nobody."
         ),
         similarities=similarities,
         same=same,
+        pair_thresholds=limits,
+        names=[(pair.first, pair.second) for pair in pairs],
     )
+
+
+@contextlib.contextmanager
+def lfw_crops(
+    faces: Faces, source: str | os.PathLike[str]
+) -> Iterator[Callable[[str], NDArray[np.uint8]]]:
+    """Opens LFW and yields a function from a picture's name to the crop that `lfw` judges.
+
+    Args:
+        faces: crops; see `Faces`.
+        source: as in `lfw`.
+
+    Raises:
+        DataError, ImageError: as `lfw`.
+
+    Example::
+
+        with lfw_crops(faces, "lfw-deepfunneled.zip") as crop:
+            first, second = map(crop, result.names[0])
+    """
+    with _open(source) as archive:
+        yield lambda name: _crop(faces, archive, name)[0]
 
 
 def _rules(view: int, folds: int, subtract_mean: bool) -> tuple[str, str, str]:
@@ -282,17 +329,24 @@ def _embed(
     for start in range(0, len(names), _BATCH):
         crops = []
         for name in names[start : start + _BATCH]:
-            picture = archive.read(name)
-            try:
-                crops.append(faces.crop(picture, name))
-            except NoFaceError:
+            crop, found = _crop(faces, archive, name)
+            crops.append(crop)
+            if not found:
                 no_face.append(name)
-                crops.append(faces.centre_crop(picture))
         batch = np.stack(crops)
         parts.append(faces.embed_crops(batch, mirror=mirror, normalize=False))
         if progress is not None:
             progress(start + len(crops), len(names))
     return np.concatenate(parts), no_face, (batch.shape[1], batch.shape[2])
+
+
+def _crop(faces: Faces, archive: "_Archive", name: str) -> tuple[NDArray[np.uint8], bool]:
+    """The crop of a picture, and whether a face was found in it."""
+    picture = archive.read(name)
+    try:
+        return faces.crop(picture, name), True
+    except NoFaceError:
+        return faces.centre_crop(picture), False
 
 
 class _Archive:

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import itertools
 import json
@@ -14,6 +15,7 @@ import pytest
 
 from spherekeras.errors import DataError, NoFaceError
 from spherekeras.evaluation import kfold_accuracy, lfw, metrics, read_pairs, split_accuracy
+from spherekeras.evaluation.bootstrap import bootstrap_intervals
 
 DATA = pathlib.Path(
     os.environ.get("SPHEREKERAS_DATA") or pathlib.Path(__file__).parents[3] / "shared" / "data"
@@ -134,6 +136,12 @@ def test_view_2_is_the_k_fold_of_the_list(
     assert result.auc == metrics.auc(wanted.similarities, same)
     assert result.eer == metrics.eer(wanted.similarities, same)
     assert result.interval[0] <= result.accuracy <= result.interval[1]
+    # Two people meet in each fold, and nobody in two folds.
+    drawn = bootstrap_intervals(result.similarities, same, groups=np.repeat(np.arange(4), 4))
+    assert {"auc", "eer"} < result.intervals.keys() == drawn.intervals.keys()
+    for name, interval in drawn.intervals.items():
+        np.testing.assert_array_equal(result.intervals[name], interval)
+    assert result.intervals["auc"][0] < result.auc < result.intervals["auc"][1]
     assert (result.view, result.pairs, result.pictures) == (2, 16, 24)
     assert faces.cropped == sorted(PICTURES)
     assert faces.mirrors == {"concat"}
@@ -163,7 +171,7 @@ def test_view_1_fits_on_dev_train_and_judges_dev_test(folder: pathlib.Path) -> N
         " pair dropped; the embeddings of a crop and of its mirror image are added; mean "
         "embedding of pairsDevTrain subtracted, L2 normalisation, cosine; the most accurate "
         "threshold on pairsDevTrain decides; interval: 95 % bootstrap of the test pairs with "
-        "thresholds fixed."
+        "thresholds fixed, for AUC, EER and TAR@FAR of 1 groups of pairs that share nobody."
     )
 
 
@@ -177,7 +185,8 @@ def test_the_protocol_says_what_was_done(folder: pathlib.Path) -> None:
         "other folds' pairs subtracted, L2 normalisation, cosine; the most accurate threshold on "
         "the other folds' pairs decides each fold; accuracy is the mean of the folds, ± their "
         "sample standard deviation; AUC, EER and TAR@FAR pool the cosines that the pairs have in "
-        "their own test fold; interval: 95 % bootstrap of the test pairs with thresholds fixed."
+        "their own test fold; interval: 95 % bootstrap of the test pairs with thresholds fixed, "
+        "for AUC, EER and TAR@FAR of 4 groups of pairs that share nobody."
     )
     faces.detector_name = "another"
     other = lfw(faces, folder, mirror="none", subtract_mean=False).protocol
@@ -191,6 +200,8 @@ def test_result_prints_and_becomes_json(folder: pathlib.Path) -> None:
     assert all(map(math.isnan, result.tar_at_far.values()))  # 8 different pairs
     text = str(result)
     assert f"LFW view 2: accuracy {result.accuracy:.2%} ± {result.std:.2%} (16 pairs)" in text
+    low, high = result.intervals["auc"]
+    assert f"AUC {result.auc:.5f} ({low:.5f} to {high:.5f}), EER {result.eer:.2%} (" in text
     assert "TAR@FAR=0.001: FAR 0.001 needs at least 1000 different pairs, there are 8" in text
     assert f"Pictures without a face: {', '.join(FACELESS)}" in text
     assert result.protocol in text
@@ -199,11 +210,17 @@ def test_result_prints_and_becomes_json(folder: pathlib.Path) -> None:
     assert values["tar_at_far"] == {"0.1": None, "0.01": None, "0.001": None}
     assert values["unmeasured"]["0.1"] == "FAR 0.1 needs at least 10 different pairs, there are 8"
     assert values["folds"] == result.folds.tolist()
+    assert values["intervals"]["auc"] == [low, high]
+    assert values["intervals"]["tar_at_far_0.001"] is None
     assert values["no_face"] == FACELESS
     assert values["accuracy"] == result.accuracy
+    intervals = result.intervals | {"tar_at_far_0.1": (0.4, 0.6)}
+    known = dataclasses.replace(result, tar_at_far={0.1: 0.5}, unmeasured={}, intervals=intervals)
+    assert "\nTAR@FAR=0.1: 50.00% (40.00% to 60.00%)\n" in str(known)
     view_1 = lfw(KnownFaces(folder / "lfw-small"), folder, view=1)
     assert view_1.to_dict()["std"] is None
     assert "±" not in str(view_1).splitlines()[0]
+    assert f"AUC {view_1.auc:.5f}, EER" in str(view_1)  # its pairs are all linked: no interval
 
 
 def test_batches_change_nothing_and_report_progress(

@@ -1,0 +1,144 @@
+"""A teacher's embeddings for crops, and the training that imitates them."""
+
+import csv
+import pathlib
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import spherekeras as sk
+from spherekeras import teacher
+from spherekeras.data.alignment import TEMPLATES, similarity_transform, warp
+from spherekeras.data.drawn_faces import drawn_crops
+from spherekeras.data.records import Records, pack
+from spherekeras.errors import DataError, RecipeError
+from spherekeras.presets import PresetConfig
+from spherekeras.recipe import load_recipe
+from spherekeras.training import train
+
+RECIPE = """
+[data]
+validation = 0.25
+[backbone]
+depth = 4
+embedding_dim = 8
+[teacher]
+preset = "{preset}"
+[optimizer]
+name = "AdamW"
+learning_rate = 1e-3
+weight_decay = 1e-2
+[training]
+steps = 12
+batch_size = 8
+checkpoint_steps = 6
+"""
+
+
+def _preset(folder: pathlib.Path, width: int = 96) -> pathlib.Path:
+    shape = [112, width, 3]
+    template = {96: "sphereface_112x96", 112: "arcface_112x112"}[width]
+    arguments = {"depth": 4, "embedding_dim": 8, "input_shape": shape}
+    config = PresetConfig("SphereFaceNet", arguments, template, 112, width, 1 / 128, 127.5)
+    backbone = sk.backbones.SphereFaceNet(depth=4, embedding_dim=8, input_shape=tuple(shape))
+    return sk.FaceEmbedder(backbone, config).save_preset(folder)
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return _preset(tmp_path_factory.mktemp("teacher") / "t")
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    root = tmp_path_factory.mktemp("crops")
+    for number, (crop, label) in enumerate(zip(*drawn_crops(range(8), 4), strict=True)):
+        (root / f"p{label}").mkdir(exist_ok=True)
+        cv2.imwrite(str(root / f"p{label}" / f"{number:02}.png"), crop[..., ::-1])
+    return root
+
+
+@pytest.fixture(scope="module")
+def records(crops: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Records:
+    return pack(crops, tmp_path_factory.mktemp("records"))
+
+
+def test_embeddings_are_the_presets_with_the_mirror_image(
+    preset: pathlib.Path, records: Records, tmp_path: pathlib.Path
+) -> None:
+    positions = np.array([5, 0, 17])
+    targets = teacher.imitated(preset, records, positions, tmp_path)
+    faces = sk.load_preset(preset)
+    pictures = records.crops(positions)
+    wanted = faces.embed_crops(pictures, normalize=False)
+    wanted = wanted + faces.embed_crops(pictures[:, :, ::-1], normalize=False)
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    assert targets.dtype == np.float32
+    np.testing.assert_allclose(targets, wanted, atol=1e-5)
+
+
+def test_a_teacher_of_another_template_sees_the_crops_turned_into_it(
+    records: Records, tmp_path: pathlib.Path
+) -> None:
+    preset = _preset(tmp_path / "wide", 112)
+    targets = teacher.imitated(preset, records, np.arange(4), tmp_path / "blocks")
+    edges = np.pad(records.crops(np.arange(4)), ((0, 0), (0, 0), (8, 8), (0, 0)), mode="edge")
+    wanted = sk.load_preset(preset).embed_crops(edges, mirror="sum")
+    np.testing.assert_allclose(targets, wanted, atol=1e-5)
+    own, other = (np.array(TEMPLATES[n].landmarks) for n in ("sphereface_112x96", "dlib_150x150"))
+    turn = similarity_transform(own, other)
+    assert warp(records.crop(0), turn, 150, 150).shape == (150, 150, 3)
+
+
+def test_work_that_was_cut_off_goes_on(
+    preset: pathlib.Path, records: Records, tmp_path: pathlib.Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(teacher, "_BLOCK", 8)
+    whole = teacher.imitated(preset, records, np.arange(20), tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 3
+    files[1].unlink()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    np.testing.assert_array_equal(teacher.imitated(preset, records, np.arange(20), tmp_path), whole)
+    assert sorted(tmp_path.iterdir()) == files
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_another_teachers_blocks_are_never_taken(
+    preset: pathlib.Path, records: Records, tmp_path: pathlib.Path
+) -> None:
+    first = teacher.imitated(preset, records, np.arange(8), tmp_path)
+    second = teacher.imitated(_preset(tmp_path / "x"), records, np.arange(8), tmp_path)
+    assert np.abs(first - second).max() > 0.01
+
+
+def test_crops_of_no_template_are_refused(preset: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for person in "ab":
+        (tmp_path / "crops" / person).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "crops" / person / "1.png"), np.zeros((64, 64, 3), np.uint8))
+    odd = pack(tmp_path / "crops", tmp_path / "records")
+    with pytest.raises(DataError, match=r"No template is 64x64, the size of the crops of .*Align "):
+        teacher.imitated(preset, odd, np.arange(2), tmp_path / "blocks")
+
+
+def test_a_network_that_imitates_comes_closer_and_is_published(
+    preset: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "r.toml").write_text(RECIPE.format(preset=preset))
+    folder = train(tmp_path / "r.toml", crops, tmp_path / "run", verbose=0)
+    with open(tmp_path / "run" / "log.csv", newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert losses[1] < losses[0] - 0.1  # minus the mean cosine
+    assert sk.load_preset(folder).embed(drawn_crops([1], 1)[0]).shape == (1, 8)
+
+
+def test_slips_are_told(preset: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    text = RECIPE.format(preset=preset)
+    (tmp_path / "r.toml").write_text(text + '[head]\nname = "CosFace"\n')
+    with pytest.raises(RecipeError, match=r"\[head\].*or a `\[teacher\]`.*Received: both"):
+        load_recipe(tmp_path / "r.toml")
+    (tmp_path / "w.toml").write_text(text.replace("embedding_dim = 8", "embedding_dim = 16"))
+    with pytest.raises(RecipeError, match=r"have 8 dimensions, the backbone's 16\. Set backbone"):
+        train(tmp_path / "w.toml", crops, tmp_path / "run", verbose=0)
