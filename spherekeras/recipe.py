@@ -103,6 +103,8 @@ class Optimizer:
         warmup: steps of linear growth from 0.
         milestones: steps at which the rate is divided by 10; none for a cosine fall to 0.
         clip: largest norm of the gradient; 0 for no limit.
+        average: how much of the running average of the weights a step keeps, such as 0.999;
+            validation and the preset take that average. 0 for none.
     """
 
     name: str = "SGD"
@@ -112,6 +114,7 @@ class Optimizer:
     warmup: int = 0
     milestones: tuple[int, ...] = ()
     clip: float = 0.0
+    average: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +186,7 @@ class Recipe:
             "optimizer.weight_decay": (0, 1),
             "optimizer.warmup": (0, max(t.steps - 1, 0)),
             "optimizer.clip": (0, 1e12),
+            "optimizer.average": (0, 0.999999),
             "training.steps": (1, 10**12),
             "training.batch_size": (1, 10**6),
             "training.checkpoint_steps": (1, 10**9),

@@ -29,6 +29,9 @@ def imitated(
 ) -> np.ndarray:
     """Returns what a preset says of crops: embeddings of unit length, float32 `(n, dim)`.
 
+    The mean of all is subtracted: what every face has in common teaches nothing, and a network
+    that is trained on distances may put it at nine tenths of an embedding's length.
+
     Crops are turned from the template that they were aligned to into the preset's by the
     similarity transform between the two; where the preset's crop shows more, edge pixels repeat.
 
@@ -75,4 +78,6 @@ def imitated(
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.save(file, teacher.embed_crops(crops, mirror="sum"), allow_pickle=False)
         blocks.append(np.load(path, allow_pickle=False))
-    return np.concatenate(blocks)
+    embeddings = np.concatenate(blocks)
+    embeddings = embeddings - embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)

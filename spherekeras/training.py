@@ -11,6 +11,7 @@ import math
 import os
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -252,14 +253,16 @@ def compile_model(model: keras.Model, recipe: Recipe) -> None:
     """
     plan = recipe.optimizer
     rate = learning_rate(plan, recipe.training.steps)
-    clip = plan.clip or None
+    shared: dict[str, Any] = {"global_clipnorm": plan.clip or None}
+    if plan.average:
+        shared.update(use_ema=True, ema_momentum=plan.average)
     optimizer: keras.optimizers.Optimizer
     if plan.name == "AdamW":
         decay = plan.weight_decay
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=clip)
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, **shared)
         optimizer.exclude_from_weight_decay(var_names=["alpha", "beta", "bias", "gamma"])
     else:
-        optimizer = keras.optimizers.SGD(rate, plan.momentum, global_clipnorm=clip)
+        optimizer = keras.optimizers.SGD(rate, plan.momentum, **shared)
         if plan.weight_decay:
             for variable in model.trainable_variables:
                 variable.regularizer = keras.regularizers.L2(plan.weight_decay / 2)
@@ -269,6 +272,22 @@ def compile_model(model: keras.Model, recipe: Recipe) -> None:
         keras.losses.CosineSimilarity() if imitates else model.layers[-1].loss(),
         jit_compile=False,  # slower than plain TensorFlow on a CPU, an error in MirroredStrategy
     )
+
+
+@contextlib.contextmanager
+def averaged(model: keras.Model) -> Iterator[None]:
+    """Inside, the weights are their running average, where the optimiser keeps one."""
+    if not model.optimizer.use_ema:
+        yield
+        return
+    variables = model.trainable_variables
+    kept = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    model.optimizer.finalize_variable_values(variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, kept, strict=True):
+            variable.assign(value)
 
 
 def learning_rate(plan: Optimizer, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -442,7 +461,8 @@ class _Validation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if logs is None or not self.usable or self.model.stop_training:
             return
-        similarities, same = self.scores(FaceEmbedder(self.backbone, self.config))
+        with averaged(self.model):
+            similarities, same = self.scores(FaceEmbedder(self.backbone, self.config))
         if not np.isfinite(similarities).all():
             return
         logs["val_auc"] = metrics.auc(similarities, same)
@@ -508,7 +528,8 @@ def _publish(
 ) -> pathlib.Path:
     """Saves the trained backbone as a preset with the thresholds of the held-out pairs."""
     backbone = build_backbone(plan.backbone)
-    backbone.set_weights(model.layers[1].get_weights())
+    with averaged(model):
+        backbone.set_weights(model.layers[1].get_weights())
     faces = FaceEmbedder(backbone, preset_config(plan))
     metadata: dict[str, Any] = {
         "name": plan.name,

@@ -65,6 +65,11 @@ def records(crops: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Re
     return pack(crops, tmp_path_factory.mktemp("records"))
 
 
+def centred(embeddings: np.ndarray) -> np.ndarray:
+    apart = embeddings - embeddings.mean(axis=0)
+    return apart / np.linalg.norm(apart, axis=1, keepdims=True)
+
+
 def test_embeddings_are_the_presets_with_the_mirror_image(
     preset: pathlib.Path, records: Records, tmp_path: pathlib.Path
 ) -> None:
@@ -74,7 +79,7 @@ def test_embeddings_are_the_presets_with_the_mirror_image(
     pictures = records.crops(positions)
     wanted = faces.embed_crops(pictures, normalize=False)
     wanted = wanted + faces.embed_crops(pictures[:, :, ::-1], normalize=False)
-    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    wanted = centred(wanted / np.linalg.norm(wanted, axis=1, keepdims=True))
     assert targets.dtype == np.float32
     np.testing.assert_allclose(targets, wanted, atol=1e-5)
 
@@ -86,7 +91,7 @@ def test_a_teacher_of_another_template_sees_the_crops_turned_into_it(
     targets = teacher.imitated(preset, records, np.arange(4), tmp_path / "blocks")
     edges = np.pad(records.crops(np.arange(4)), ((0, 0), (0, 0), (8, 8), (0, 0)), mode="edge")
     wanted = sk.load_preset(preset).embed_crops(edges, mirror="sum")
-    np.testing.assert_allclose(targets, wanted, atol=1e-5)
+    np.testing.assert_allclose(targets, centred(wanted), atol=1e-5)
     own, other = (np.array(TEMPLATES[n].landmarks) for n in ("sphereface_112x96", "dlib_150x150"))
     turn = similarity_transform(own, other)
     assert warp(records.crop(0), turn, 150, 150).shape == (150, 150, 3)
@@ -130,7 +135,7 @@ def test_a_network_that_imitates_comes_closer_and_is_published(
     folder = train(tmp_path / "r.toml", crops, tmp_path / "run", verbose=0)
     with open(tmp_path / "run" / "log.csv", newline="") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
-    assert losses[1] < losses[0] - 0.1  # minus the mean cosine
+    assert losses[1] < losses[0] - 0.02  # minus the mean cosine
     assert sk.load_preset(folder).embed(drawn_crops([1], 1)[0]).shape == (1, 8)
 
 

@@ -18,7 +18,16 @@ from spherekeras.data.records import open_records
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import DataError, PresetError, RecipeError, TrainingError
 from spherekeras.recipe import load_recipe
-from spherekeras.training import build_model, imprint, learning_rate, pairs, start_from, train
+from spherekeras.training import (
+    averaged,
+    build_model,
+    compile_model,
+    imprint,
+    learning_rate,
+    pairs,
+    start_from,
+    train,
+)
 
 RECIPE = """
 [data]
@@ -208,6 +217,38 @@ def test_a_backbone_starts_from_a_preset(
         FaceEmbedder.from_preset(preset).embed(crop),
         atol=1e-3,
     )
+
+
+def test_the_average_of_the_weights_is_validated_and_published(
+    whole: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    text = RECIPE.replace("warmup = 2", "average = 0.5").replace("steps = 3", "steps = 12")
+    (tmp_path / "mine.toml").write_text(text)
+    plan = load_recipe(tmp_path / "mine.toml")
+    model = build_model(plan, 3)
+    compile_model(model, plan)
+    images = np.random.default_rng(0).integers(0, 256, (8, 112, 96, 3), np.uint8)
+    kernel = model.get_layer("head").kernel
+    mean = steps = None
+    for _ in range(4):
+        model.train_on_batch(images, np.arange(8) % 3)
+        steps = kernel.numpy()
+        mean = steps if mean is None else (mean + steps) / 2
+    with averaged(model):
+        np.testing.assert_allclose(kernel.numpy(), mean, atol=1e-6)
+    np.testing.assert_array_equal(kernel.numpy(), steps)
+    assert np.abs(mean - steps).max() > 1e-5
+
+    checkpoint = tmp_path / "run" / "checkpoint.weights.h5"
+    preset = train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)
+    first = (preset / "model.weights.h5").read_bytes()
+    again = train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)  # from its checkpoint
+    assert (again / "model.weights.h5").read_bytes() == first
+    published = next(v for v in weights(preset / "model.weights.h5").values() if v.ndim == 2)
+    last = [v for v in weights(checkpoint).values() if v.shape == published.shape]
+    differences = [float(np.abs(v - published).max()) for v in last]
+    assert min(differences) < 1e-3  # the average, which the optimiser keeps
+    assert len([d for d in differences if d > 2e-3]) >= 1  # the last step's
 
 
 def test_a_head_is_imprinted_with_its_classes_means(

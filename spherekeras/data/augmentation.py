@@ -6,6 +6,7 @@ numbers: `augment` is given them.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,6 +120,7 @@ def place(
     height, width = crop.shape[:2]
     import cv2
 
+    edge = cv2.BORDER_REPLICATE
     if zoom == 1.0 and turn == 0.0:
         top = (height - size[0]) // 2 + round(shift[0])
         left = (width - size[1]) // 2 + round(shift[1])
@@ -127,8 +129,8 @@ def place(
         if window.shape[:2] != size:
             above, before = rows[0] - top, columns[0] - left
             below, after = size[0] - above - len(window), size[1] - before - window.shape[1]
-            window = cv2.copyMakeBorder(window, above, below, before, after, cv2.BORDER_REPLICATE)
-        return np.asarray(cv2.flip(window, 1) if mirrored else window, np.uint8)
+            window = _bytes(cv2.copyMakeBorder(window, above, below, before, after, edge))
+        return _bytes(cv2.flip(window, 1)) if mirrored else window
     angle = np.deg2rad(turn)
     linear = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     middle = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2])
@@ -138,10 +140,8 @@ def place(
         linear = linear @ np.diag([-1.0, 1.0])
     matrix = np.column_stack([linear, centre - linear @ middle])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    window = cv2.warpAffine(
-        crop, matrix, (size[1], size[0]), flags=flags, borderMode=cv2.BORDER_REPLICATE
-    )
-    return np.asarray(window, np.uint8)
+    side = (size[1], size[0])
+    return _bytes(cv2.warpAffine(crop, matrix, side, flags=flags, borderMode=edge))
 
 
 def relight(picture: Picture, brightness: float, contrast: float) -> Picture:
@@ -159,15 +159,15 @@ def saturate(picture: Picture, factor: float) -> Picture:
 
     grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     if factor == 0.0:
-        return np.asarray(grey, np.uint8)
-    return np.asarray(cv2.addWeighted(picture, factor, grey, 1.0 - factor, 0.0), np.uint8)
+        return _bytes(grey)
+    return _bytes(cv2.addWeighted(picture, factor, grey, 1.0 - factor, 0.0))
 
 
 def blur(picture: Picture, sigma: float) -> Picture:
     """Blurs by a Gaussian of `sigma` pixels."""
     import cv2
 
-    return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.uint8)
+    return _bytes(cv2.GaussianBlur(picture, (0, 0), sigma))
 
 
 def coarsen(picture: Picture, scale: float) -> Picture:
@@ -177,7 +177,7 @@ def coarsen(picture: Picture, scale: float) -> Picture:
     height, width = picture.shape[:2]
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
     shrunk = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    return _bytes(cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def compress(picture: Picture, quality: int) -> Picture:
@@ -186,7 +186,7 @@ def compress(picture: Picture, quality: int) -> Picture:
 
     blue_first = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), np.uint8)
+    return _bytes(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
 
 
 def erase(picture: Picture, corner: NDArray[np.float64], side: NDArray[np.float64]) -> Picture:
@@ -196,6 +196,10 @@ def erase(picture: Picture, corner: NDArray[np.float64], side: NDArray[np.float6
     picture = picture.copy()
     picture[start[0] : stop[0], start[1] : stop[1]] = 127
     return picture
+
+
+def _bytes(picture: Any) -> Picture:
+    return np.asarray(picture, np.uint8)
 
 
 def _inside(start: int, length: int, limit: int) -> tuple[int, int]:

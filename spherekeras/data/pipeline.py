@@ -153,7 +153,7 @@ def py_dataset(batches: Batches, start: int, stop: int) -> Any:
     """
     import keras
 
-    class Steps(keras.utils.PyDataset):  # type: ignore[misc]
+    class Steps(keras.utils.PyDataset):
         def __len__(self) -> int:
             return stop - start
 

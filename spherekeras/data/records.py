@@ -71,7 +71,8 @@ class Records:
         shard, start, size = self._places[index]
         data = self._shards[shard][start : start + size]
         if data.startswith(b"\xff\xd8"):  # whole and of the right size: seen when it was packed
-            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+            return np.asarray(picture)
         return read_image(data)
 
     def crops(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
