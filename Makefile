@@ -12,7 +12,7 @@ quickstart: $(VENV)/ready
 	$(BIN)/spherekeras quickstart --out build/quickstart
 
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

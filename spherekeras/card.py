@@ -43,6 +43,13 @@ def card(metadata: dict[str, Any], config: "PresetConfig") -> str:
             f"| {t['far']:g} | {t['threshold']:.4f} | {t['tar']:.4f} | {t['data']} |"
             for t in thresholds
         ]
+    if calibration := metadata.get("calibration"):
+        lines += [
+            "",
+            f"`verify` gives a probability too ({calibration['method']}), where "
+            f"{calibration['prior']:.0%} of all pairs are one person's; fitted on "
+            f"{calibration['data']}.",
+        ]
     for title in ("intended_use", "limits", "terms", "overlap"):
         if title in metadata:
             lines += ["", f"## {title.replace('_', ' ').capitalize()}", "", metadata[title]]

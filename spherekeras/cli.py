@@ -72,9 +72,16 @@ def _parser() -> argparse.ArgumentParser:
     quick.add_argument("--out", default="quickstart", help="folder to write (default: quickstart)")
 
     align = verb("align", _align, "Find and align the faces of photographs.")
-    align.add_argument("source", help="folder or zip of photographs")
+    align.add_argument(
+        "source", nargs="+", help="folders, zips, photographs, or .txt files with a path a line"
+    )
     align.add_argument("--out", required=True, help="folder for the crops and manifest.jsonl")
     align.add_argument("--template", default="sphereface_112x96")
+    align.add_argument(
+        "--rule",
+        default="central-largest",
+        help="which of several faces: central-largest (default), largest, central or best",
+    )
     align.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(align)
 
@@ -91,10 +98,20 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = verb("evaluate", _evaluate, "Measure a preset by a published protocol.")
     evaluate.add_argument("preset", help="name or folder")
-    evaluate.add_argument("--protocol", default="lfw", choices=("lfw", "lfw-view1"))
-    evaluate.add_argument("--data", required=True, help="folder or zip of the test set")
+    evaluate.add_argument(
+        "--protocol", default="lfw", choices=("lfw", "lfw-view1", "bin", "ijb", "ytf", "megaface")
+    )
+    evaluate.add_argument(
+        "--data",
+        required=True,
+        help="lfw: folder or zip; bin: file; ijb: folder IJBB or IJBC; ytf: folder with splits.txt "
+        "and <person>/<video>/<frame>.jpg; megaface: folder with a folder a person",
+    )
+    evaluate.add_argument("--distractors", help="megaface: folder with pictures of other people")
     evaluate.add_argument("--out", help="file for the result as JSON")
-    evaluate.add_argument("--report", help="page of curves and worst errors, an .html file")
+    evaluate.add_argument(
+        "--report", help="lfw, bin, ytf: page of curves and worst errors, an .html file"
+    )
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(evaluate)
 
@@ -131,11 +148,15 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--representative", help="int8: a records folder of crops to calibrate on")
     export.add_argument("--json", action="store_true", help="print JSON")
 
-    zoo = verbs.add_parser("zoo", help="List, show, check and publish presets.")
+    zoo = verbs.add_parser("zoo", help="List, fetch, show, check and publish presets.")
     actions = zoo.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="the presets")
+    listing = actions.add_parser("list", help="the presets, those to be fetched among them")
+    listing.add_argument("pattern", nargs="*", help="names, such as 'sphere*' (default: all)")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=_zoo_list)
+    fetch = actions.add_parser("fetch", help="download presets into the cache")
+    fetch.add_argument("preset", nargs="+", help="names")
+    fetch.set_defaults(run=_zoo_fetch)
     show = actions.add_parser("show", help="a preset's card")
     show.add_argument("preset")
     show.set_defaults(run=_zoo_show)
@@ -148,10 +169,20 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--out", required=True, help="folder in the zoo")
     _add_detector(publish)
     publish.set_defaults(run=_zoo_publish)
+    manifest = actions.add_parser("manifest", help="write what a server of presets has")
+    manifest.add_argument("zoo", help="folder of presets")
+    manifest.add_argument("--url", required=True, help="where the server shows that folder")
+    manifest.add_argument("--out", required=True, help="the manifest, a .json file")
+    manifest.set_defaults(run=_zoo_manifest)
     convert = actions.add_parser("convert", help="another library's weights to a preset")
     convert.add_argument("file", help="the weight file")
-    convert.add_argument("--from", dest="kind", required=True, choices=("dlib",))
+    convert.add_argument(
+        "--from", dest="kind", required=True, choices=("caffe", "clcarwin", "dlib", "opensphere")
+    )
     convert.add_argument("--out", required=True, help="folder of the preset")
+    convert.add_argument(
+        "--network", help="opensphere: its name in config.yml, such as sfnet20_deprecated"
+    )
     convert.set_defaults(run=_zoo_convert)
     return parser
 
@@ -171,15 +202,17 @@ def _quickstart(options: argparse.Namespace) -> None:
 def _align(options: argparse.Namespace) -> int:
     from spherekeras.data.align_folder import align_folder
 
-    report = align_folder(
-        options.source,
-        options.out,
-        template=options.template,
-        detector=_detector(options),
-    )
+    detector = _detector(options)
+    with _quiet_decoders():
+        report = align_folder(
+            options.source, options.out, options.template, detector, rule=options.rule
+        )
     failures = {failure.source: failure.reason for failure in report.failures}
-    found = {"out": options.out, "aligned": report.aligned, "already_done": report.already_done}
-    _show(options, {**found, "failures": failures}, str(report))
+    counts = {
+        name: getattr(report, name)
+        for name in ("aligned", "already_done", "several_faces", "several_frames", "skipped")
+    }
+    _show(options, {"out": options.out, **counts, "failures": failures}, str(report))
     for source, reason in failures.items():
         print(f"left out: {source}: {reason}", file=sys.stderr)
     return 1 if report.failures else 0
@@ -220,15 +253,36 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from spherekeras import evaluation, html_page
+    from spherekeras.errors import DataError
     from spherekeras.evaluation import report_page
     from spherekeras.files import atomic_path
 
+    protocol, data = options.protocol, options.data
+    if bool(options.distractors) != (protocol == "megaface"):  # all told before the long work
+        raise DataError("`--protocol megaface` needs `--distractors FOLDER`; no other takes it.")
+    if options.report and protocol in ("ijb", "megaface"):
+        raise DataError(
+            f"`--report` draws the scores of single pairs, which {protocol} does not keep. Leave "
+            "it out, and write the numbers with `--out`."
+        )
     if options.report:
-        html_page.check_target(options.report)  # told before the long work
-    faces = _load(options)
-    view = 1 if options.protocol == "lfw-view1" else 2
-    with _progress("photographs") as progress:
-        result = evaluation.lfw(faces, options.data, view=view, progress=progress)
+        html_page.check_target(options.report)
+    faces = _load(options, lazy=not protocol.startswith("lfw"))
+    result: Any
+    with _progress("videos" if protocol == "ytf" else "pictures") as progress:
+        if protocol == "bin":
+            result = evaluation.bin_set(faces, data, progress=progress)
+        elif protocol == "ijb":
+            result = evaluation.ijb(faces, data, progress=progress)
+        elif protocol == "ytf":
+            result = evaluation.ytf(faces, data, progress=progress)
+        elif protocol == "megaface":
+            result = evaluation.megaface_folders(
+                faces, data, options.distractors, progress=progress
+            )
+        else:
+            view = 1 if protocol == "lfw-view1" else 2
+            result = evaluation.lfw(faces, data, view=view, progress=progress)
     text = json.dumps(result.to_dict(), indent=1)
     if options.out:
         with atomic_path(options.out) as temporary:
@@ -236,16 +290,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(text if options.json else result)
     if options.report:
         name = faces.folder.resolve().name
-        with evaluation.lfw_crops(faces, options.data) as crop:
-            page = report_page.report_of(
-                result,
-                f"{name} on LFW view {view}",
-                _measured_by(options, faces, name),
-                result.names,
-                crop,
-                result.no_face,
-            )
-            report_page.write_report(options.report, page)
+        measured_by = _measured_by(options, faces, name)
+        page = report_page.report_of(result, f"{name} on {result.name}", measured_by)
+        report_page.write_report(options.report, page)
 
 
 def _measured_by(options: argparse.Namespace, faces: Any, name: str) -> dict[str, str]:
@@ -286,7 +333,8 @@ def _embed(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     import dataclasses
 
-    answer = _load(options).verify(options.a, options.b, options.far, options.threshold)
+    faces = _load(options)
+    answer = faces.verify(options.a, options.b, options.far, options.threshold)
     if options.json:
         print(json.dumps(dataclasses.asdict(answer), indent=1))
     else:
@@ -296,6 +344,12 @@ def _verify(options: argparse.Namespace) -> int:
             f"{verdict}: similarity {answer.similarity:.4f}, threshold {answer.threshold:.4f}"
             f"{rate} ({answer.data})"
         )
+        if answer.probability is not None:
+            prior = faces.metadata["calibration"]["prior"]
+            print(
+                f"probability {answer.probability:.4f} that it is one person, where {prior:g} of "
+                "all pairs are one person's"
+            )
     return 0 if answer.same else 1
 
 
@@ -304,21 +358,20 @@ def _identify(options: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from spherekeras.data.records import PICTURES
     from spherekeras.errors import DataError
+    from spherekeras.evaluation.crops import list_pictures
     from spherekeras.search import Gallery
 
-    root = pathlib.Path(options.gallery)
-    people = sorted(p for p in root.glob("*/*") if p.suffix.lower() in PICTURES)
-    if not people:
-        raise DataError(f"{root} holds no pictures. Expected `<person>/<picture>.jpg` in it.")
+    people = list_pictures(options.gallery, "*/*", "`<person>/<picture>.jpg`")
     faces = _load(options)
     probe = faces.embed(options.probe)
     paths, crops, failed = _crops(faces, [str(p) for p in people])
     for reason in failed:
         print(f"left out: {reason}", file=sys.stderr)
     if not crops:
-        raise DataError(f"No face was found in any of the {len(people)} pictures of {root}.")
+        raise DataError(
+            f"No face was found in any of the {len(people)} pictures of {options.gallery}."
+        )
     names = [pathlib.Path(path).parent.name for path in paths]
     [ranked] = Gallery(faces.embed(np.stack(crops)), names).identify(probe, 5)
     threshold = faces.threshold()["threshold"]
@@ -360,10 +413,25 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _zoo_list(options: argparse.Namespace) -> None:
+    from spherekeras import presets, zoo
+
+    rows = zoo.rows(options.pattern)
+    print(json.dumps(rows, indent=1) if options.json else zoo.text_table(rows))
+    if not rows:
+        print(presets.known_presets(()), file=sys.stderr)
+
+
+def _zoo_fetch(options: argparse.Namespace) -> None:
     from spherekeras import zoo
 
-    rows = zoo.rows()
-    print(json.dumps(rows, indent=1) if options.json else zoo.text_table(rows))
+    for name in options.preset:
+        print(zoo.fetch(name), flush=True)
+
+
+def _zoo_manifest(options: argparse.Namespace) -> None:
+    from spherekeras import zoo
+
+    print(f"Manifest in {zoo.write_manifest(options.zoo, options.url, options.out)}.")
 
 
 def _zoo_show(options: argparse.Namespace) -> None:
@@ -396,9 +464,12 @@ def _zoo_publish(options: argparse.Namespace) -> None:
 
 def _zoo_convert(options: argparse.Namespace) -> None:
     with _quiet():
-        from spherekeras import zoo
+        from spherekeras import presets, zoo
 
-        folder = zoo.convert(options.file, options.kind, options.out)
+        folder = zoo.convert(options.file, options.kind, options.out, options.network)
+    left_out = presets.read_metadata(folder)["converted_from"]["left_out"]
+    if left_out:
+        print(f"Left out: {', '.join(left_out)}.")
     print(f"Preset in {folder}.")
 
 
@@ -407,8 +478,8 @@ def _show(options: argparse.Namespace, values: dict[str, Any], text: str) -> Non
     print(json.dumps(values, indent=1) if options.json else text)
 
 
-def _load(options: argparse.Namespace) -> Any:
-    """The preset of the command line, with its detector."""
+def _load(options: argparse.Namespace, lazy: bool = False) -> Any:
+    """The preset of the command line, with its detector; `lazy` loads the usual one when needed."""
     from spherekeras import presets
 
     name = options.preset
@@ -416,15 +487,17 @@ def _load(options: argparse.Namespace) -> Any:
         known = presets.list_presets()
         if not known:
             raise SphereKerasError(
-                "No preset is installed. Name a preset folder with `--preset FOLDER`, or set "
-                "SPHEREKERAS_ZOO to a folder of presets."
+                "No preset is installed. Name one with `--preset`: a folder, or a name that "
+                "`spherekeras zoo list` shows; or set SPHEREKERAS_ZOO to a folder of presets."
             )
         name = known[0]
     presets.check_files(presets.find_preset(name))  # told before TensorFlow loads
     with _quiet():
         from spherekeras.embedder import FaceEmbedder
 
-        return FaceEmbedder.from_preset(name, detector=_detector(options))
+        usual = options.detector == "auto" and not options.detector_model
+        detector = None if lazy and usual else _detector(options)
+        return FaceEmbedder.from_preset(name, detector=detector)
 
 
 def _detector(options: argparse.Namespace) -> Any:
@@ -468,6 +541,26 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     finally:
         if shown:
             sys.stderr.write("\n")
+
+
+@contextlib.contextmanager
+def _quiet_decoders() -> Iterator[None]:
+    """Keeps what the picture decoders' C code says about damaged files off the terminal.
+
+    Python's own standard error goes on as before.
+    """
+    kept, python = os.dup(2), sys.stderr
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    python.flush()
+    with open(kept, "w", encoding=python.encoding, errors=python.errors) as terminal:
+        sys.stderr = terminal
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(nowhere)
+            sys.stderr = python
 
 
 @contextlib.contextmanager

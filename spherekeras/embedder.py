@@ -30,6 +30,8 @@ class Verification:
         far: the false accept rate that the threshold had on the data of `data`; None for a
             threshold given by the caller.
         data: where the threshold comes from.
+        probability: that this is one person, where as many pairs are as the preset's calibration
+            says (`metadata["calibration"]["prior"]`); None where the preset carries none.
     """
 
     similarity: float
@@ -37,6 +39,7 @@ class Verification:
     threshold: float
     far: float | None
     data: str
+    probability: float | None = None
 
 
 class FaceEmbedder:
@@ -173,6 +176,7 @@ class FaceEmbedder:
             float(chosen["threshold"]),
             chosen["far"],
             chosen["data"],
+            self._probability(similarity),
         )
 
     def threshold(self, far: float | None = None) -> dict[str, Any]:
@@ -301,7 +305,7 @@ class FaceEmbedder:
             weights = stored.read_bytes()
         known = dict(self.metadata if metadata is None else metadata)
         if metadata is None and not self._are_loaded(weights):
-            for key in ("metrics", "thresholds", "validation"):
+            for key in ("metrics", "thresholds", "calibration", "validation"):
                 known.pop(key, None)
         if recipe is None:
             loaded = self.folder / "recipe.toml" if self.folder else None
@@ -346,6 +350,15 @@ class FaceEmbedder:
                 "1e-4 is allowed). This machine or backend computes something else."
             )
         return difference
+
+    def _probability(self, similarity: float) -> float | None:
+        known = self.metadata.get("calibration")
+        if known is None:
+            return None
+        from spherekeras.evaluation.calibration import Calibration
+
+        calibration = Calibration.from_dict({k: v for k, v in known.items() if k != "data"})
+        return float(calibration.probability(similarity))
 
     def _forward(self, crops: np.ndarray) -> np.ndarray:
         import keras

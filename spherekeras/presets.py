@@ -14,10 +14,12 @@ import pathlib
 import re
 import tempfile
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from spherekeras import hosting
 from spherekeras.errors import PresetError
 from spherekeras.files import atomic_path, sha256
 
@@ -29,8 +31,8 @@ FILES = (
     "model.weights.h5",
     "recipe.toml",
 )
-SUMS = "SHA256SUMS"
-BACKBONES = ("DlibResNet", "MobileFaceNet", "SphereFaceNet")
+SUMS = hosting.SUMS
+BACKBONES = ("DlibResNet", "IResNet", "MobileFaceNet", "SFNet", "SphereFaceNet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,7 @@ class PresetConfig:
 
 
 def list_presets() -> list[str]:
-    """Returns the names of the presets in `$SPHEREKERAS_ZOO` and the checkout's zoo/.
+    """Returns the names of the presets in `$SPHEREKERAS_ZOO`, the checkout's zoo/ and the cache.
 
     Example:
 
@@ -101,22 +103,39 @@ def list_presets() -> list[str]:
 
 
 def find_preset(name_or_folder: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the folder of a preset: a path, or a name in `$SPHEREKERAS_ZOO` or zoo/.
+    """Returns the folder of a preset, by path or by name.
+
+    A name is looked up in `$SPHEREKERAS_ZOO`, the checkout's zoo/, the cache and, last, the
+    manifest of `spherekeras.hosting`, by which it is downloaded into the cache.
 
     Raises:
-        PresetError: there is none; the nearest name is suggested.
+        PresetError: there is none, and the nearest name is suggested; or it did not come.
     """
     path = pathlib.Path(name_or_folder)
     name = str(name_or_folder)
     for candidate in (path, *(zoo / name for zoo in _zoos())):
         if (candidate / "config.json").exists() or (candidate / SUMS).exists():
             return candidate
-    known = list_presets()
+    hosted = hosting.manifest()
+    if name in hosted:
+        return hosting.fetch(name, hosted[name])
+    known = sorted({*list_presets(), *hosted})
     nearest = difflib.get_close_matches(name, known, 1, 0.3)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     raise PresetError(
-        f"Unknown preset {name!r}: neither a preset folder nor a name in the zoo.{hint} Known "
-        f"presets: {', '.join(known) or 'none'}."
+        f"Unknown preset {name!r}: neither a preset folder nor a name in the zoo.{hint} "
+        f"{known_presets(known)}"
+    )
+
+
+def known_presets(names: Sequence[str]) -> str:
+    """Returns the sentence that names presets, or says where to get some."""
+    if names:
+        return f"Known presets: {', '.join(names)}."
+    return (
+        "No presets are here, nor can any be downloaded: they come with the repository. Set "
+        "SPHEREKERAS_ZOO to a copy of its zoo/, or SPHEREKERAS_MANIFEST to the manifest of a "
+        "server that has presets."
     )
 
 
@@ -126,7 +145,9 @@ def check_files(folder: pathlib.Path) -> None:
     Raises:
         PresetError: a file is missing or changed; the sentence names it.
     """
-    mend = "Fetch the preset again; nothing was loaded."
+    cached = hosting.is_cached(folder)
+    again = f"`spherekeras zoo fetch {folder.name}` mends it" if cached else "Fetch it again"
+    mend = f"{again}; nothing was loaded."
     try:
         *lines, end = (folder / SUMS).read_bytes().decode("ascii").split("\n")
     except (OSError, UnicodeDecodeError):
@@ -256,7 +277,9 @@ def to_json(value: Any) -> str:
 def _zoos() -> list[pathlib.Path]:
     zoo = os.environ.get("SPHEREKERAS_ZOO")
     own = pathlib.Path(__file__).resolve().parent.parent / "zoo"
-    return [pathlib.Path(zoo), own] if zoo else [own]
+    cached = hosting.cache() / "presets"
+    zoos = [pathlib.Path(zoo), own] if zoo else [own]
+    return [*zoos, cached] if os.path.isdir(cached) else zoos  # False where it may not be read
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ HEADS = (
     "SphereFaceR",
     "SubCenterArcFace",
 )
+BACKBONES = ("SphereFaceNet", "MobileFaceNet", "SFNet", "IResNet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Backbone:
         start: a preset (name or folder) whose weights are taken over layer by layer where name
             and shapes agree: the same network to be refined, or a shallower SphereFaceNet to
             grow from, whose added residual units begin close to the identity.
+        arguments: further ones of that function, such as `{ batch_norm = true }` of SFNet.
     """
 
     name: str = "SphereFaceNet"
@@ -66,6 +68,7 @@ class Backbone:
     height: int = 112
     width: int = 96
     start: str = ""
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +223,7 @@ class Recipe:
                 f"{-(-t.steps // t.checkpoint_steps) * t.checkpoint_steps}."
             )
         _known("training.precision", t.precision, ("float32", "mixed_bfloat16"))
-        _known("backbone.name", self.backbone.name, ("SphereFaceNet", "MobileFaceNet"))
+        _known("backbone.name", self.backbone.name, BACKBONES)
         _known("head.name", self.head.name, HEADS)
         _known("optimizer.name", self.optimizer.name, ("SGD", "AdamW"))
         if self.teacher.preset and self.head != Head():
@@ -234,10 +237,11 @@ class Recipe:
                 "A template exists for crops of 112x96 and 112x112 (height x width). Received: "
                 f"{self.backbone.height}x{self.backbone.width}. Set backbone.width to 96 or 112."
             )
-        if (self.backbone.name == "SphereFaceNet") != (self.backbone.depth is not None):
+        if (self.backbone.name != "MobileFaceNet") != (self.backbone.depth is not None):
             raise RecipeError(
-                "`backbone.depth` belongs to SphereFaceNet, which needs it: 4, 10, 20, 36 or 64. "
-                f"Received: name={self.backbone.name!r}, depth={self.backbone.depth}."
+                "`backbone.depth` belongs to SphereFaceNet and SFNet (4, 10, 20, 36 or 64) and "
+                "IResNet (18, 34, 50 or 100), which need it. Received: "
+                f"name={self.backbone.name!r}, depth={self.backbone.depth}."
             )
 
 

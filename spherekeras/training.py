@@ -229,7 +229,7 @@ def backbone_arguments(plan: Backbone) -> dict[str, Any]:
     }
     if plan.depth is not None:
         arguments["depth"] = plan.depth
-    return arguments
+    return {**arguments, **plan.arguments}
 
 
 def last_layer(recipe: Recipe, classes: int) -> keras.layers.Layer:

@@ -1,6 +1,7 @@
 """The zoo: presets listed, checked, and published with their measurements."""
 
 import contextlib
+import fnmatch
 import os
 import pathlib
 import platform
@@ -8,19 +9,97 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from spherekeras import presets
+from spherekeras import hosting, presets
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import PresetError, SphereKerasError
-from spherekeras.evaluation import lfw
+from spherekeras.evaluation import (
+    fit_calibration,
+    lfw,
+    linked_groups,
+    out_of_fold,
+    reliability,
+)
 from spherekeras.files import atomic_path, sha256
 
 _HEAD = "# Zoo"
-_COLUMNS = ("name", "backbone", "parameters", "megabytes", "lfw")
+_COLUMNS = ("name", "backbone", "parameters", "megabytes", "lfw", "place")
+_STATED = ("backbone", "parameters", "lfw", "weights_licence", "terms")
 
 
-def rows() -> list[dict[str, Any]]:
-    """Returns one row a preset: name, backbone, parameters, size of the weights, LFW accuracy."""
-    return [_row(presets.find_preset(name)) for name in presets.list_presets()]
+def rows(patterns: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Returns one row a preset: name, backbone, parameters, weights' size, LFW accuracy, place.
+
+    Args:
+        patterns: of names, with wildcards; by default all.
+
+    Raises:
+        PresetError: a pattern fits no name.
+    """
+    hosted = hosting.manifest()
+    here = presets.list_presets()
+    known = sorted({*here, *hosted})
+    wanted: set[str] = set()
+    for pattern in patterns or ["*"]:
+        fitting = fnmatch.filter(known, pattern)
+        if patterns and not fitting:
+            raise PresetError(f"No preset's name fits {pattern!r}. {presets.known_presets(known)}")
+        wanted.update(fitting)
+    return [
+        _row(presets.find_preset(name)) if name in here else _hosted_row(name, hosted[name])
+        for name in sorted(wanted)
+    ]
+
+
+def fetch(name: str) -> pathlib.Path:
+    """Returns the folder of a preset; one of the manifest is brought into the cache, or renewed.
+
+    Raises:
+        PresetError: unknown, or not to be had.
+    """
+    hosted = hosting.manifest()
+    return hosting.fetch(name, hosted[name]) if name in hosted else presets.find_preset(name)
+
+
+def write_manifest(
+    zoo: str | os.PathLike[str], url: str, out: str | os.PathLike[str]
+) -> pathlib.Path:
+    """Writes the manifest of a zoo that a server shows under `url`, for `SPHEREKERAS_MANIFEST`.
+
+    Args:
+        zoo: folder of presets; each is checked.
+        url: where the server shows that folder, such as "https://example.org/zoo".
+        out: the manifest, a .json file.
+
+    Returns:
+        `out`.
+
+    Raises:
+        PresetError: no preset, a damaged one, or a `url` that is not http(s).
+    """
+    listed = {}
+    for folder in sorted(path for path in pathlib.Path(zoo).iterdir() if path.is_dir()):
+        if not (folder / presets.SUMS).is_file():
+            continue
+        presets.check_files(folder)
+        row = _sound_row(folder)
+        listed[folder.name] = {
+            **{key: row[key] for key in _STATED},
+            "files": {
+                name: {
+                    "url": f"{url.rstrip('/')}/{folder.name}/{name}",
+                    "size": (folder / name).stat().st_size,
+                    "sha256": sha256(folder / name),
+                }
+                for name in presets.FILES
+            },
+        }
+    if not listed:
+        raise PresetError(f"{zoo} holds no preset. Expected a folder with a folder a preset.")
+    value = {"format": 1, "presets": listed}
+    hosting.entries(value, out)
+    with atomic_path(out) as temporary:
+        temporary.write_text(presets.to_json(value), encoding="utf-8")
+    return pathlib.Path(out)
 
 
 def text_table(table: Sequence[dict[str, Any]]) -> str:
@@ -49,35 +128,73 @@ def check(names: Sequence[str] = ()) -> Iterator[tuple[str, str, bool]]:
             yield name, str(error), False
 
 
-def convert(file: str | os.PathLike[str], kind: str, out: str | os.PathLike[str]) -> pathlib.Path:
-    """Turns another library's weight file into a preset.
+def convert(
+    file: str | os.PathLike[str],
+    kind: str,
+    out: str | os.PathLike[str],
+    network: str | None = None,
+) -> pathlib.Path:
+    """Turns another library's weight file into a preset, with the preprocessing that it needs.
 
     Args:
         file: the weights.
-        kind: what they are: "dlib".
+        kind: whose they are: "caffe" (the SphereFace authors' release), "clcarwin", "dlib" or
+            "opensphere".
         out: the preset's folder.
+        network: the network's name in OpenSphere's config.yml, where the weights do not tell.
 
     Returns:
-        That folder.
+        That folder. What the file holds beside the backbone is left out, and named in the
+        metadata's `converted_from`.
 
     Raises:
         DataError: the file is not what `kind` says.
+        PresetError: another kind; or a network's name for one that is not of OpenSphere.
     """
-    from spherekeras.converters import convert_dlib
+    from spherekeras import converters
 
-    if kind != "dlib":
-        raise PresetError(f"`convert` knows dlib. Received: {kind!r}.")
-    template = "dlib_150x150"
-    config = presets.PresetConfig(
-        "DlibResNet", {"input_shape": [150, 150, 3]}, template, 150, 150, 1 / 128, 127.5
-    )
+    kinds = {
+        "caffe": converters.convert_caffe,
+        "clcarwin": converters.convert_clcarwin,
+        "dlib": _converted_dlib,
+        "opensphere": lambda file: converters.convert_opensphere(file, network),
+    }
+    if kind not in kinds:
+        raise PresetError(f"`convert` knows {', '.join(kinds)}. Received: {kind!r}.")
+    if network and kind != "opensphere":
+        raise PresetError(f"A network is named for opensphere alone. Received: {network!r}.")
+    converted = kinds[kind](file)
     metadata = {
+        **converted.metadata,
         "name": pathlib.Path(out).name,
+        "converted_from": {
+            "file": pathlib.Path(file).name,
+            "sha256": sha256(file),
+            "left_out": list(converted.left_out),
+        },
+    }
+    config = presets.PresetConfig(**converted.config)
+    return FaceEmbedder(converted.model, config).save_preset(out, metadata=metadata)
+
+
+def _converted_dlib(file: str | os.PathLike[str]) -> Any:
+    from spherekeras import converters
+
+    model = converters.convert_dlib(file)
+    config = {
+        "backbone": "DlibResNet",
+        "arguments": {"embedding_dim": model.output_shape[-1], "input_shape": [150, 150, 3]},
+        "template": "dlib_150x150",
+        "height": 150,
+        "width": 150,
+        "scale": 1 / 128,
+        "offset": 127.5,
+    }
+    metadata = {
         "description": "dlib's face recognition ResNet, converted.",
         "weights_licence": "CC0-1.0 (dlib_face_recognition_resnet_model_v1, Davis King)",
-        "converted_from": {"file": pathlib.Path(file).name, "sha256": sha256(file)},
     }
-    return FaceEmbedder(convert_dlib(file), config).save_preset(out, metadata=metadata)
+    return converters.Converted(model, config, metadata)
 
 
 def publish(
@@ -88,6 +205,8 @@ def publish(
     progress: Callable[[int, int], None] | None = None,
 ) -> pathlib.Path:
     """Measures a trained preset on LFW and saves it with its card in the zoo.
+
+    Its numbers are view 2's. What `verify` gives as a probability is fitted on view 1.
 
     Args:
         preset: folder of a trained preset.
@@ -102,17 +221,17 @@ def publish(
     faces = FaceEmbedder.from_preset(preset, detector=detector)
     measured_by = versions()
     metadata = {**faces.metadata, "name": pathlib.Path(out).name}
+    metadata["calibration"] = _calibration(faces, data, progress)
     result = lfw(faces, data, view=2, progress=progress)
-    low, high = result.interval
     metadata["metrics"] = [
         {
             "name": "LFW view 2",
             "value": f"{100 * result.accuracy:.2f} % ± {100 * result.std:.2f}",
             "accuracy": round(result.accuracy, 6),
             "protocol": result.protocol,
-            "interval": f"{100 * low:.2f} to {100 * high:.2f} % (95 %, bootstrap)",
+            "interval": f"{result.between('accuracy', '.2%')} (95 %, bootstrap)",
             "pairs": result.pairs,
-            "pictures without a face": len(result.no_face),
+            "pictures without a face": len(result.no_face or ()),
             "AUC": round(result.auc, 5),
             "EER": f"{100 * result.eer:.2f} %",
             **{
@@ -129,6 +248,28 @@ def publish(
     folder = faces.save_preset(out, metadata=metadata, recipe=recipe)
     write_table(folder.parent)
     return folder
+
+
+def _calibration(
+    faces: FaceEmbedder,
+    data: str | os.PathLike[str],
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    """From a cosine as `verify` computes it to a probability, by the test pairs of LFW's view 1."""
+    fit_calibration([0.0, 1.0], [False, True])  # told before the work: is scikit-learn there?
+    result = lfw(
+        faces, data, view=1, mirror=faces.config.mirror, subtract_mean=False, progress=progress
+    )
+    people = [[picture.split("/")[0] for picture in pair] for pair in result.names or ()]
+    probabilities = out_of_fold(result.similarities, result.same, linked_groups(people) % 10)
+    error = reliability(probabilities, result.same).calibration_error
+    calibration = fit_calibration(result.similarities, result.same, prior=0.5)
+    return {
+        **calibration.to_dict(),
+        "data": f"the {result.pairs} pairs of LFW's pairsDevTest.txt, faces found by "
+        f"{faces.detector_name}; expected calibration error {error:.1%}, each tenth of the people "
+        "judged by the others",
+    }
 
 
 def write_table(zoo: pathlib.Path) -> None:
@@ -157,9 +298,13 @@ def write_table(zoo: pathlib.Path) -> None:
 
 def _row(folder: pathlib.Path) -> dict[str, Any]:
     try:
-        metadata, config = presets.read_metadata(folder), presets.read_config(folder)
+        return _sound_row(folder)
     except PresetError as error:
         return {**dict.fromkeys(_COLUMNS, ""), "name": folder.name, "lfw": f"damaged: {error}"}
+
+
+def _sound_row(folder: pathlib.Path) -> dict[str, Any]:
+    metadata, config = presets.read_metadata(folder), presets.read_config(folder)
     measured = {metric["name"]: metric["value"] for metric in metadata.get("metrics", [])}
     depth = config.arguments.get("depth")
     return {
@@ -168,6 +313,19 @@ def _row(folder: pathlib.Path) -> dict[str, Any]:
         "parameters": metadata.get("parameters", 0),
         "megabytes": round((folder / "model.weights.h5").stat().st_size / 1e6, 1),
         "lfw": measured.get("LFW view 2", "not measured"),
+        "place": "cache" if hosting.is_cached(folder) else "zoo",
+        "weights_licence": metadata.get("weights_licence", "not stated"),
+        "terms": metadata.get("terms", "not stated"),
+    }
+
+
+def _hosted_row(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    size = entry["files"].get("model.weights.h5", {}).get("size", 0)
+    return {
+        "name": name,
+        "megabytes": round(size / 1e6, 1),
+        "place": "to be fetched",
+        **{key: entry.get(key, "") for key in _STATED},
     }
 
 

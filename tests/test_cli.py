@@ -1,10 +1,14 @@
-"""The command line in processes of its own: what it prints, what it returns, what it writes."""
+"""The command line: what it prints, what it returns, what it writes."""
 
+import contextlib
+import io
 import json
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -13,11 +17,12 @@ import pytest
 from spherekeras import cli, presets
 from spherekeras.data.drawn_faces import draw_face, drawn_crops
 from spherekeras.embedder import FaceEmbedder
+from spherekeras.evaluation import Calibration
 from spherekeras.presets import PresetConfig
 
 CONFIG = PresetConfig(
-    "MobileFaceNet",
-    {"embedding_dim": 16, "input_shape": [112, 96, 3]},
+    "SphereFaceNet",
+    {"depth": 4, "embedding_dim": 16, "input_shape": [112, 96, 3]},
     "sphereface_112x96",
     112,
     96,
@@ -29,7 +34,10 @@ CONFIG = PresetConfig(
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("zoo")
-    metadata = {"thresholds": [{"far": 0.01, "threshold": 0.3, "tar": 0.5, "data": "a test"}]}
+    metadata = {
+        "thresholds": [{"far": 0.01, "threshold": 0.3, "tar": 0.5, "data": "a test"}],
+        "calibration": Calibration("logistic", 0.5, 0.5, slope=2.0).to_dict() | {"data": "a test"},
+    }
     FaceEmbedder(presets.build_backbone(CONFIG), CONFIG, metadata).save_preset(folder / "tiny")
     return folder
 
@@ -47,14 +55,29 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-def run(zoo: pathlib.Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "spherekeras", *map(str, arguments)],
-        env={**os.environ, "SPHEREKERAS_ZOO": str(zoo)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+def run(
+    zoo: pathlib.Path, *arguments: object, process: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command in this process, where TensorFlow has loaded, or in one of its own."""
+    words, env = [*map(str, arguments)], {"SPHEREKERAS_ZOO": str(zoo)}
+    if process:
+        return subprocess.run(
+            [sys.executable, "-m", "spherekeras", *words],
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ, env))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        try:
+            status = cli.main(words)
+        except SystemExit as wrong_use:
+            status = int(str(wrong_use.code))
+    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
 
 def one_sentence(result: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -69,13 +92,19 @@ def test_verify_answers_with_text_json_and_exit_status(
     zoo: pathlib.Path, pictures: pathlib.Path
 ) -> None:
     picture = pictures / "person0" / "0.png"
-    same = run(zoo, "verify", picture, picture, "--preset", "tiny")
+    same = run(zoo, "verify", picture, picture, "--preset", "tiny", process=True)
     assert same.returncode == 0, same.stderr
     assert same.stdout.startswith("same person: similarity 1.0000, threshold 0.3000 at FAR 0.01")
+    probability = 1 / (1 + np.exp(-2))
+    assert same.stdout.splitlines()[1] == (
+        f"probability {probability:.4f} that it is one person, where 0.5 of all pairs are one "
+        "person's"
+    )
     assert same.stderr == ""
     no = run(zoo, "verify", picture, picture, "--preset", "tiny", "--threshold", "1.5", "--json")
     assert no.returncode == 1
     assert json.loads(no.stdout)["same"] is False
+    assert json.loads(no.stdout)["probability"] == pytest.approx(probability)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +164,61 @@ def test_identify_ranks_the_gallery(zoo: pathlib.Path, pictures: pathlib.Path) -
     assert result.returncode == 0, result.stderr
     ranked = json.loads(result.stdout)["ranked"]
     assert ranked[0] == ["person1", pytest.approx(1.0)]
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Drawn crops as a .bin file, as videos, as probes and distractors."""
+    folder = tmp_path_factory.mktemp("sets")
+    crops = drawn_crops(range(10), 3)[0].reshape(10, 3, 112, 96, 3)
+    pictures, same, lines = [], [], []
+    for person in range(10):
+        encoded = []
+        for number, crop in enumerate(crops[person]):
+            encoded.append(cv2.imencode(".png", crop[..., ::-1])[1].tobytes())
+            for name in (f"ytf/P{person}/{number}/0.png", f"probes/P{person}/{number}.png"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(encoded[-1])
+        pictures += [*encoded[:2], encoded[2], cv2.imencode(".png", crops[person - 1, 0])[1]]
+        same += [True, False]
+        lines.append(f"{person % 2 + 1}, 1, P{person}/0, P{person}/1, 1")
+        lines.append(f"{person % 2 + 1}, 2, P{person}/2, P{(person + 2) % 10}/0, 0")
+    (folder / "toy.bin").write_bytes(pickle.dumps((pictures, same)))
+    header = "split number, pair number, first name, second name, is same"
+    (folder / "ytf" / "splits.txt").write_text("\n".join([header, *lines]))
+    return folder
+
+
+@pytest.mark.parametrize(("protocol", "data"), [("bin", "toy.bin"), ("ytf", "ytf")])
+def test_evaluate_gives_numbers_and_a_page(
+    zoo: pathlib.Path, sets: pathlib.Path, tmp_path: pathlib.Path, protocol: str, data: str
+) -> None:
+    out, page = tmp_path / "out.json", tmp_path / "page.html"
+    result = run(
+        zoo, "evaluate", "tiny", "--protocol", protocol, "--data", sets / data, "--json",
+        "--out", out, "--report", page,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout) == json.loads(out.read_text())
+    values = json.loads(result.stdout)
+    assert values["pairs"] == 20 and values["no_face"] == ([] if protocol == "ytf" else None)
+    assert "aligned crops as they are" in values["protocol"]
+    text = page.read_text()
+    assert f"<h1>tiny on {values['name']}</h1>" in text and 'src="data:image/jpeg' in text
+    assert f"--protocol {protocol} --data {data}<" in text
+
+
+def test_evaluate_among_distractors(zoo: pathlib.Path, sets: pathlib.Path) -> None:
+    megaface = ["evaluate", "tiny", "--protocol", "megaface", "--data", sets / "probes"]
+    result = run(zoo, *megaface, "--distractors", sets / "ytf")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("10 distractors: rank 1 ")
+    assert "60 searches with 30 pictures of 10 people" in result.stdout
+    one_sentence(run(zoo, *megaface), "`--protocol megaface` needs `--distractors FOLDER`; no oth")
+    with_page = [*megaface, "--distractors", sets, "--report", "page.html"]
+    one_sentence(run(zoo, *with_page), "`--report` draws the scores of single pairs", "megaface")
+    ijb = run(zoo, "evaluate", "tiny", "--protocol", "ijb", "--data", sets)
+    one_sentence(ijb, "Expected one *_face_tid_mid.txt in")
 
 
 def test_pack_and_export(zoo: pathlib.Path, tmp_path: pathlib.Path) -> None:

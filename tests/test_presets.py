@@ -97,7 +97,7 @@ def resum(preset: pathlib.Path) -> None:
     ("old", "new", "message"),
     [
         ('"format": 1', '"format": 2', "format this version cannot read"),
-        ("MobileFaceNet", "os.system", r"config.json: .*`backbone` is one of MobileFaceNet"),
+        ("MobileFaceNet", "os.system", r"config.json: .*`backbone` is one of .*MobileFaceNet"),
         ('"height"', '"tall"', "wrong key"),
         ('"channel_order": "RGB"', '"channel_order": "rgb"', "`channel_order` is RGB or BGR"),
         ('"mirror": "none"', '"mirror": "both"', "`mirror` is none, sum or concat"),

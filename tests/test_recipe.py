@@ -77,6 +77,8 @@ def test_shipped_recipes_are_valid(path: pathlib.Path) -> None:
         ("name = 'a/b'", r"letters, digits, '_', '-' and '.', .* Received: name='a/b'"),
         ("[backbone]\ndepth = 4\nwidth = 100", r"112x96 and 112x112.*Received: 112x100"),
         ("[backbone]\nname = 'SphereFaceNet'", r"`backbone.depth` belongs to SphereFaceNet.*None"),
+        ("[backbone]\nname = 'IResNet'", r"IResNet \(18, 34, 50 or 100\), which need it.*None"),
+        ("[backbone]\nname = 'MobileFaceNet'\ndepth = 4", r"`backbone.depth` belongs .*depth=4"),
         ("name = ", r"mine.toml is not a TOML recipe"),
     ],
 )
@@ -96,3 +98,22 @@ def test_recipes_know_every_head() -> None:
 
     bases = {"Head", "MarginHead", "NormalizedDense"}
     assert set(HEADS) == set(layers.__all__) - bases
+
+
+def test_a_backbone_takes_further_arguments(tmp_path: pathlib.Path) -> None:
+    from spherekeras.training import backbone_arguments
+
+    text = "[backbone]\nname = 'SFNet'\ndepth = 4\nwidth = 112\narguments = {batch_norm = true}"
+    assert backbone_arguments(load(tmp_path, text).backbone) == {
+        "depth": 4,
+        "embedding_dim": 512,
+        "input_shape": [112, 112, 3],
+        "batch_norm": True,
+    }
+
+
+def test_recipes_know_every_backbone_but_the_converted() -> None:
+    from spherekeras.presets import BACKBONES as PRESETS
+    from spherekeras.recipe import BACKBONES
+
+    assert set(BACKBONES) == set(PRESETS) - {"DlibResNet"}

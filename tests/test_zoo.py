@@ -8,14 +8,14 @@ import pytest
 
 from spherekeras import presets, zoo
 from spherekeras.data.detection import Face
-from spherekeras.data.drawn_faces import draw_face
+from spherekeras.data.drawn_faces import draw_face, drawn_crops
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import PresetError
 from spherekeras.presets import PresetConfig
 
 CONFIG = PresetConfig(
-    "MobileFaceNet",
-    {"embedding_dim": 16, "input_shape": [112, 96, 3]},
+    "SphereFaceNet",
+    {"depth": 4, "embedding_dim": 16, "input_shape": [112, 96, 3]},
     "sphereface_112x96",
     112,
     96,
@@ -46,6 +46,11 @@ def lfw(tmp_path: pathlib.Path) -> pathlib.Path:
                 cv2.imwrite(str(root / name / f"{name}_{picture:04d}.jpg"), image)
         lines += [f"A{fold}\t1\t2", f"A{fold}\t1\tB{fold}\t1"]
     (root / "pairs.txt").write_text("\n".join(lines) + "\n")
+    for part, folds in (("Train", [0, 1]), ("Test", [1, 2, 3])):
+        same = [f"{kind}{fold}\t1\t2" for fold in folds for kind in "AB"]
+        different = [f"A{fold}\t{k}\tB{fold}\t1" for fold in folds for k in (1, 2)]
+        text = "\n".join([str(len(same)), *same, *different]) + "\n"
+        (root / f"pairsDev{part}.txt").write_text(text)
     return root
 
 
@@ -58,12 +63,21 @@ def test_publish_measures_and_writes_card_and_table(
     again = FaceEmbedder.from_preset(folder)
     metric = again.metadata["metrics"][0]
     assert metric["name"] == "LFW view 2" and metric["pairs"] == 20
+    calibration = again.metadata["calibration"]
+    assert calibration["data"].startswith(
+        "the 12 pairs of LFW's pairsDevTest.txt, faces found by middle; expected calibration error"
+    )
+    assert calibration["prior"] == 0.5
+    answer = again.verify(*drawn_crops(range(2), 1)[0], threshold=0.5)
+    assert 0 < answer.probability < 1
+    assert calibration["data"] in (folder / "README.md").read_text()
     assert again.metadata["name"] == "mine" and again.metadata["versions"]["keras"]
     card = (folder / "README.md").read_text()
     assert metric["value"] in card and "10 folds" in card and "middle" in card
     assert (folder / "recipe.toml").read_text() == "[data]\n"
     table = (tmp_path / "zoo" / "README.md").read_text()
-    assert f"| [mine](mine/README.md) | MobileFaceNet | {again.metadata['parameters']:,} |" in table
+    parameters = f"{again.metadata['parameters']:,}"
+    assert f"| [mine](mine/README.md) | SphereFaceNet(4) | {parameters} |" in table
     assert metric["value"] in table
 
 

@@ -55,3 +55,10 @@ class BatchNormalization(layers.BatchNormalization):
         self.moving_mean.assign(self.moving_mean * keep + mean * (1.0 - keep))
         self.moving_variance.assign(self.moving_variance * keep + variance * (1.0 - keep))
         return output
+
+
+def default_batch_norm(name: str) -> BatchNormalization:
+    """Returns the layer as the field's PyTorch networks have it: momentum 0.9, epsilon 1e-5."""
+    # Statistics over all replicas of a tf.distribute strategy; other backends see the whole batch.
+    synchronized = keras.backend.backend() == "tensorflow"
+    return BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name)

@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from spherekeras.backbones.batch_normalization import BatchNormalization
+from spherekeras.backbones.batch_normalization import default_batch_norm
 from spherekeras.backbones.prelu import PReLU
 
 # (expansion, channels, blocks, stride of the first block)
@@ -57,9 +57,9 @@ def MobileFaceNet(
             )
     x = _conv(x, 512, 1, 1, "head")
     x = layers.DepthwiseConv2D((height // 16, width // 16), use_bias=False, name="global")(x)
-    x = _batch_norm("global_bn")(x)
+    x = default_batch_norm("global_bn")(x)
     x = layers.Conv2D(embedding_dim, 1, use_bias=False, name="linear")(x)
-    x = _batch_norm("linear_bn")(x)
+    x = default_batch_norm("linear_bn")(x)
     embedding = layers.Flatten(name="embedding")(x)
     return keras.Model(image, embedding, name=name)
 
@@ -71,7 +71,7 @@ def _bottleneck(
     y = _conv(x, inside, 1, 1, f"{name}_expand")
     y = _depthwise(y, 3, stride, f"{name}_depthwise")
     y = layers.Conv2D(channels, 1, use_bias=False, name=f"{name}_project")(y)
-    y = _batch_norm(f"{name}_project_bn")(y)
+    y = default_batch_norm(f"{name}_project_bn")(y)
     if stride == 1 and int(x.shape[-1]) == channels:
         y = layers.Add(name=f"{name}_add")([x, y])
     return y
@@ -83,19 +83,13 @@ def _conv(
     if size > 1:
         x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
     x = layers.Conv2D(channels, size, strides=stride, use_bias=False, name=name)(x)
-    return _prelu(_batch_norm(f"{name}_bn")(x), name)
+    return _prelu(default_batch_norm(f"{name}_bn")(x), name)
 
 
 def _depthwise(x: keras.KerasTensor, size: int, stride: int, name: str) -> keras.KerasTensor:
     x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
     x = layers.DepthwiseConv2D(size, strides=stride, use_bias=False, name=name)(x)
-    return _prelu(_batch_norm(f"{name}_bn")(x), name)
-
-
-def _batch_norm(name: str) -> BatchNormalization:
-    # Statistics over all replicas of a tf.distribute strategy; other backends see the whole batch.
-    synchronized = keras.backend.backend() == "tensorflow"
-    return BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name)
+    return _prelu(default_batch_norm(f"{name}_bn")(x), name)
 
 
 def _prelu(x: keras.KerasTensor, name: str) -> keras.KerasTensor:

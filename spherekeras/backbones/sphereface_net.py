@@ -5,14 +5,22 @@ from keras import layers
 
 from spherekeras.backbones.prelu import PReLU
 
-UNITS = {4: (0, 0, 0, 0), 10: (0, 1, 2, 0), 20: (1, 2, 4, 1), 36: (2, 4, 8, 2), 64: (3, 8, 16, 3)}
-_CHANNELS = (64, 128, 256, 512)
+UNITS = {  # residual units a stage
+    4: (0, 0, 0, 0),
+    10: (0, 1, 2, 0),
+    20: (1, 2, 4, 1),
+    36: (2, 4, 8, 2),
+    62: (3, 7, 16, 3),
+    64: (3, 8, 16, 3),
+}
+CHANNELS = (64, 128, 256, 512)
 
 
 def SphereFaceNet(
     depth: int = 20,
     embedding_dim: int = 512,
     input_shape: tuple[int, int, int] = (112, 96, 3),
+    residual_bias: bool = False,
     name: str | None = None,
 ) -> keras.Model:
     """SphereFace network of 4, 10, 20, 36 or 64 layers: convolutions, PReLU and one dense layer.
@@ -28,12 +36,16 @@ def SphereFaceNet(
     | 10 | 0, 1, 2, 0 | 15,217,984 |
     | 20 | 1, 2, 4, 1 | 22,666,944 |
     | 36 | 2, 4, 8, 2 | 32,771,392 |
+    | 62 | 3, 7, 16, 3 | 47,891,648 |
     | 64 | 3, 8, 16, 3 | 48,186,816 |
 
+    62 is the network that the authors' released file calls SpherefaceNet-64.
+
     Args:
-        depth: 4, 10, 20, 36 or 64.
+        depth: 4, 10, 20, 36, 62 or 64.
         embedding_dim: width of the embedding.
         input_shape: (height, width, channels) of the crop.
+        residual_bias: whether the residual convolutions have a bias too, as in ports to PyTorch.
         name: of the model, by default "sphereface_<depth>".
 
     Input shape: `(batch, height, width, 3)`, RGB as `(pixel - 127.5) / 128`.
@@ -57,7 +69,7 @@ def SphereFaceNet(
             f"depth={depth}."
         )
     image = x = keras.Input(input_shape, name="image")
-    for stage, (channels, units) in enumerate(zip(_CHANNELS, UNITS[depth], strict=True), 1):
+    for stage, (channels, units) in enumerate(zip(CHANNELS, UNITS[depth], strict=True), 1):
         # Keras' "same" pads an even side by (0, 1) at stride 2: another network.
         x = layers.ZeroPadding2D(1, name=f"stage{stage}_pad")(x)
         x = layers.Conv2D(
@@ -72,7 +84,7 @@ def SphereFaceNet(
                     channels,
                     3,
                     padding="same",
-                    use_bias=False,
+                    use_bias=residual_bias,
                     kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
                     name=f"{prefix}conv{half}",
                 )(y)

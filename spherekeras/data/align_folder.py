@@ -4,9 +4,12 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import json
+import lzma
 import os
 import pathlib
+import struct
 import sys
 import time
 import zipfile
@@ -14,9 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
-from spherekeras.data import alignment, detection, images
+from spherekeras.data import alignment, detection, images, picture_headers
 from spherekeras.errors import DataError, ImageError, SphereKerasError
 from spherekeras.files import atomic_path
 
@@ -26,6 +27,27 @@ JPEG_QUALITY = 95
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 _MAX_BYTES = 500_000_000
 _NO_FACE = "no face found"
+_NOT_A_PICTURE = "not named as a picture"
+# What a name can do to the one crop it stands for; a full disk is another matter.
+_UNWRITABLE = {
+    errno.ENAMETOOLONG,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EINVAL,
+    errno.EILSEQ,
+}
+_DAMAGED_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    MemoryError,
+    NotImplementedError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +67,8 @@ class AlignReport:
         aligned: pictures aligned in this run.
         already_done: pictures that an earlier run had aligned with the same settings.
         several_faces: pictures, of both, in which `rule` had to choose among faces.
+        several_frames: animations and TIFFs of several pages, of which the first was taken.
+        skipped: files that are hidden or not named as pictures.
         failures: pictures without a crop.
     """
 
@@ -52,6 +76,8 @@ class AlignReport:
     aligned: int
     already_done: int
     several_faces: int
+    several_frames: int
+    skipped: int
     failures: tuple[Failure, ...]
 
     def __str__(self) -> str:
@@ -61,6 +87,8 @@ class AlignReport:
             f"{done} of {done + len(self.failures)} pictures have a crop in {self.out} "
             f"({self.aligned} new); no face in {no_face}, {len(self.failures) - no_face} "
             f"unreadable, several faces in {self.several_faces}."
+            + f" First frame taken of {self.several_frames}." * bool(self.several_frames)
+            + f" Other files: {self.skipped}." * bool(self.skipped)
         )
 
 
@@ -68,7 +96,7 @@ class AlignReport:
 class _Picture:
     name: str  # relative, with forward slashes
     size: int  # bytes
-    read: Callable[[], np.ndarray]
+    read: Callable[[], bytes]
 
 
 def align_folder(
@@ -84,14 +112,17 @@ def align_folder(
     that name (`b.png` and `b.jpg`), theirs are `b.png.jpg` and `b.jpg.jpg`. A picture that cannot
     be read or shows no face is listed, and the work goes on.
 
-    `out/manifest.jsonl` has a line a picture, sorted: source, its bytes, template, detector,
-    rule; then crop, landmarks (pixels of the picture), score and the number of faces found, or
-    failure. Run again, it skips what the manifest says is done with the same settings, tries
-    the failures anew, and ends with the same bytes as one uninterrupted run.
+    `out/manifest.jsonl` has a line a file, sorted: source, its bytes, template, detector and
+    rule; frames, where there are several (the first is taken); then crop, landmarks (pixels of
+    the picture), score and the number of faces among which the rule chose, or failure. Files
+    that are hidden or not named as pictures have a line that says so. Run again, it skips what
+    the manifest says is done with the same settings, tries the failures anew, and ends with the
+    same bytes as one uninterrupted run.
 
     Args:
-        source: a folder (searched with its subfolders), a .zip, or paths of pictures (named
-            relative to their common folder).
+        source: a folder (searched with its subfolders), a .zip, a picture, a .txt with a path a
+            line (relative to the file), or several of these (named relative to their common
+            folder).
         out: the folder to write to.
         template: a name in `alignment.TEMPLATES`.
         detector: a name for `detection.load_detector`, or a detector.
@@ -101,14 +132,14 @@ def align_folder(
         Counts and failures; `print(report)` says them in one sentence.
 
     Raises:
-        DataError: no pictures, a damaged zip, an unknown template, detector or rule, or a crop
-            that would overwrite a photograph.
+        DataError: no pictures, a damaged zip or list, an unknown template, detector or rule, or
+            a crop that would overwrite a photograph.
     """
     alignment.find_template(template)
     detection.check_rule(rule)
     out = pathlib.Path(out)
     with contextlib.ExitStack() as stack:
-        pictures, refused = _list_pictures(source, out.resolve(), stack)
+        pictures, refused, skipped = _list_pictures(source, out.resolve(), stack)
         crops = _name_crops([picture.name for picture in pictures])
         finder = detection.load_detector(detector) if isinstance(detector, str) else detector
         settings = {"template": template, "detector": finder.name, "rule": rule}
@@ -136,13 +167,17 @@ def align_folder(
                 tick()
     for failure in refused:
         lines[failure.source] = {"source": failure.source, **settings, "failure": failure.reason}
-    names = sorted({*crops, *(failure.source for failure in refused)})
+    for name, reason in skipped.items():
+        lines[name] = {"source": name, "skipped": reason}
+    names = sorted({*crops, *(failure.source for failure in refused), *skipped})
     _write_manifest(out, lines, set(names))
     return AlignReport(
         out=out,
         aligned=sum("crop" in lines[picture.name] for picture in waiting),
         already_done=len(pictures) - len(waiting),
         several_faces=sum(lines[name].get("faces", 0) > 1 for name in names),
+        several_frames=sum("frames" in lines[name] for name in names),
+        skipped=len(skipped),
         failures=tuple(
             Failure(name, lines[name]["failure"]) for name in names if "failure" in lines[name]
         ),
@@ -161,7 +196,16 @@ def _align_one(
 
     line: dict[str, Any] = {"source": picture.name, "bytes": picture.size, **settings}
     try:
-        image = picture.read()
+        if picture.size > _MAX_BYTES:
+            raise ImageError(
+                f"{picture.name} has {picture.size} bytes, expected at most {_MAX_BYTES}. "
+                "Make it smaller first."
+            )
+        data = picture.read()
+        image = images.read_image(data, picture.name)
+        header = picture_headers.read_header(data)
+        if header and header.frames > 1:
+            line["frames"] = header.frames
         faces = finder.detect(image)
         if not faces:
             return {**line, "failure": _NO_FACE}
@@ -172,8 +216,13 @@ def _align_one(
         return {**line, "failure": str(error)}
     pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    with atomic_path(out / crop) as temporary:
-        temporary.write_bytes(encoded.tobytes())
+    try:
+        with atomic_path(out / crop) as temporary:
+            temporary.write_bytes(encoded.tobytes())
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        return {**line, "failure": f"its crop cannot be written ({error.strerror})"}
     found = {"score": round(face.score, 4), "faces": len(faces)}
     return {**line, "crop": crop, "landmarks": landmarks.tolist(), **found}
 
@@ -182,108 +231,174 @@ def _list_pictures(
     source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     out: pathlib.Path,
     stack: contextlib.ExitStack,
-) -> tuple[list[_Picture], list[Failure]]:
-    """Returns the pictures sorted by name, and the members of a zip that are refused."""
+) -> tuple[list[_Picture], list[Failure], dict[str, str]]:
+    """Returns the pictures sorted by name, members of zips that are refused, and other files."""
+    items = [source] if isinstance(source, str | os.PathLike) else list(source)
+    paths = [path for item in items for path in _expanded(pathlib.Path(item))]
+    files = sorted({path.resolve() for path in paths})
+    where = str(items[0]) if len(items) == 1 else "the list"
+    alone = len(paths) == 1
+    if alone and not files[0].exists():
+        raise DataError(
+            f"There is no {paths[0]}. Expected a folder, a .zip, a picture or a list of them; "
+            "check the path."
+        )
+    alone = alone and (files[0].is_dir() or not _is_picture(files[0]))
+    if alone:
+        root = files[0]
+    elif files:
+        root = pathlib.Path(os.path.commonpath([file.parent for file in files]))
     pictures: list[_Picture] = []
     refused: list[Failure] = []
-    if not isinstance(source, str | os.PathLike):
-        where = "the list"
-        files = sorted({pathlib.Path(path).resolve() for path in source})
-        if files:
-            root = pathlib.Path(os.path.commonpath([file.parent for file in files]))
-            pictures = _of_files(files, root, out)
-    elif (path := pathlib.Path(source)).is_dir():
-        where, root = str(path), path.resolve()
-        files = [file for file in root.rglob("*") if _is_picture(file.relative_to(root))]
-        if out != root:
-            files = [file for file in files if out not in file.parents]
-        pictures = _of_files(files, root, out)
-    elif path.is_file():
-        where = str(path)
-        try:
-            archive = stack.enter_context(zipfile.ZipFile(path))
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(
-                f"{path} is not a zip that can be read ({error}). Expected a folder, a .zip or a "
-                "list of pictures; for one picture give a list of one."
-            ) from None
-        members = {}
-        for member in archive.infolist():
-            name = pathlib.PureWindowsPath(member.filename)  # knows drives and both slashes
-            if name.anchor or ".." in name.parts:
-                refused.append(Failure(member.filename, "its name leads out of the folder"))
-            elif _is_picture(name) and not member.is_dir():
-                members[name.as_posix()] = member
-        pictures = [_of_member(archive, member, name) for name, member in members.items()]
-    else:
-        raise DataError(
-            f"There is no {path}. Expected a folder, a .zip or a list of pictures; check the path."
-        )
+    skipped: dict[str, str] = {}
+    found: dict[str, pathlib.Path] = {}
+    for file in files:
+        if file.is_dir():
+            for inner in file.rglob("*"):
+                if inner.is_dir() or (out != root and out in inner.parents):
+                    continue
+                name = inner.relative_to(root).as_posix()
+                if reason := _not_a_picture(inner.relative_to(file)):
+                    skipped[name] = reason
+                else:
+                    found[name] = inner
+        elif alone or file.suffix.lower() == ".zip":
+            prefix = "" if alone else f"{file.relative_to(root).as_posix()}/"
+            members = _list_members(file, prefix, stack)
+            pictures += members[0]
+            refused += members[1]
+            skipped.update(members[2])
+        else:
+            found[file.relative_to(root).as_posix()] = file
+    if found:
+        pictures += _of_files(found, root, out)
     if not pictures and not refused:
         raise DataError(
             f"There are no pictures in {where}. Expected files that end in "
             f"{', '.join(sorted(_SUFFIXES))}."
         )
-    return sorted(pictures, key=lambda picture: picture.name), refused
+    for name in found:
+        skipped.pop(name, None)  # named itself in the list
+    return sorted(pictures, key=lambda picture: picture.name), refused, skipped
+
+
+def _expanded(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the paths that a .txt lists, of anything else the path itself."""
+    if path.suffix.lower() != ".txt" or not path.is_file():
+        return [path]
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path} is not a list of paths. Expected text in UTF-8, a path a line."
+        ) from None
+    return [path.parent / line.strip() for line in lines if line.strip()]
+
+
+def _list_members(
+    path: pathlib.Path, prefix: str, stack: contextlib.ExitStack
+) -> tuple[list[_Picture], list[Failure], dict[str, str]]:
+    """Returns the pictures of a zip, what is refused of it, and its other files."""
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+    except _DAMAGED_ZIP as error:
+        raise DataError(
+            f"{path} is not a zip that can be read ({error}). Expected a folder, a .zip, a picture "
+            "or a list of them."
+        ) from None
+    pictures: dict[str, _Picture] = {}
+    refused: list[Failure] = []
+    skipped: dict[str, str] = {}
+    uses: collections.Counter[str] = collections.Counter()
+    for member in archive.infolist():
+        inner = pathlib.PureWindowsPath(member.filename)  # knows drives and both slashes
+        name = prefix + inner.as_posix()
+        if member.is_dir():
+            continue
+        if inner.anchor or ".." in inner.parts:
+            refused.append(Failure(prefix + member.filename, "its name leads out of the folder"))
+        elif reason := _not_a_picture(inner):
+            skipped[name] = reason
+        else:
+            if name in pictures:
+                refused.append(Failure(f"{name}#{uses[name]}", "a later member has its name"))
+            uses[name] += 1
+            pictures[name] = _of_member(archive, member, name)
+    return list(pictures.values()), refused, skipped
+
+
+def _not_a_picture(name: pathlib.PurePath) -> str:
+    """Tells by the name why a file is none, "" for a picture; macOS adds `__MACOSX` to zips."""
+    if any(part.startswith(".") or part == "__MACOSX" for part in name.parts):
+        return "hidden"
+    return "" if _is_picture(name) else _NOT_A_PICTURE
 
 
 def _is_picture(name: pathlib.PurePath) -> bool:
-    """Tells by the name; hidden files and the shadow folder that macOS adds to zips are not."""
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
-    return name.suffix.lower() in _SUFFIXES and not hidden
+    return name.suffix.lower() in _SUFFIXES
 
 
 def _of_files(
-    files: Iterable[pathlib.Path], root: pathlib.Path, out: pathlib.Path
+    files: Mapping[str, pathlib.Path], root: pathlib.Path, out: pathlib.Path
 ) -> list[_Picture]:
-    pictures = {file.relative_to(root).as_posix(): file for file in files}
-    targets = {out / crop for crop in _name_crops(pictures).values()}
-    if out == root or not targets.isdisjoint(pictures.values()):
+    targets = {out / crop for crop in _name_crops(files).values()}
+    if out == root or not targets.isdisjoint(files.values()):
         raise DataError(
             f"The crops would be written among the photographs in {out}. Expected `out` to be a "
             f"folder of its own, such as {root.with_name(root.name + '-aligned')}."
         )
 
-    def read(name: str) -> Callable[[], np.ndarray]:
-        return lambda: images.read_image(pictures[name], name)
+    def read(name: str) -> Callable[[], bytes]:
+        return lambda: images.read_bytes(files[name], name)
 
     return [
         _Picture(name, file.stat().st_size if file.is_file() else 0, read(name))
-        for name, file in pictures.items()
+        for name, file in files.items()
     ]
 
 
 def _of_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> _Picture:
-    def read() -> np.ndarray:
-        if member.file_size > _MAX_BYTES:
-            raise ImageError(f"{name} unpacks to {member.file_size} bytes. Make it smaller first.")
+    def read() -> bytes:
         try:
-            data = archive.read(member)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            return archive.read(member)
+        except _DAMAGED_ZIP as error:
             raise ImageError(f"{name} is damaged in the zip ({error}). Pack it again.") from None
         except RuntimeError:  # what `zipfile` raises for a password
             raise ImageError(f"{name} is encrypted. Unpack the zip with its password.") from None
-        return images.read_image(data, name)
 
     return _Picture(name, member.file_size, read)
 
 
 def _name_crops(names: Iterable[str]) -> dict[str, str]:
-    """Returns the path of each picture's crop, no two alike even where case is ignored."""
+    """Returns the path of each picture's crop.
+
+    No two are alike, even where case is ignored, and none is a folder that another lies in.
+    """
+    names = sorted(names)
     plain = {name: pathlib.PurePosixPath(name).with_suffix(".jpg").as_posix() for name in names}
     uses = collections.Counter(crop.lower() for crop in plain.values())
-    return {
-        name: crop if uses[crop.lower()] == 1 else f"{name}.jpg" for name, crop in plain.items()
+    taken = {
+        parent.as_posix().lower()
+        for name in names
+        for parent in pathlib.PurePosixPath(name).parents
     }
+    for name, crop in plain.items():
+        if uses[crop.lower()] > 1 or crop.lower() in taken:
+            crop = f"{name}.jpg"
+            while crop.lower() in taken or crop.lower() in uses:
+                crop += ".jpg"
+        taken.add(crop.lower())
+        plain[name] = crop
+    return plain
 
 
 def _read_manifest(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Returns the lines by source; a line that an interruption cut is as if never written."""
     lines = {}
-    for text in path.read_text("utf-8").splitlines() if path.is_file() else []:
+    for text in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError, TypeError, KeyError):
             line = json.loads(text)
-            lines[line["source"]] = line
+            lines[str(line["source"])] = line
     return lines
 
 

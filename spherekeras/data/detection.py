@@ -28,6 +28,9 @@ _VIEWS = (
     (2.0, 1.2, 0.97, False),
     (0.0, 0.0, 0.90, True),
 )
+# Each look at a picture until one finds a face: its size against the first look's, and whether
+# the detector must be sure.
+_LOOKS = tuple((size, sure) for sure in (True, False) for size in (1.0, 0.5, 2.0))
 _log_level = threading.RLock()
 
 
@@ -67,6 +70,8 @@ class MtcnnDetector:
 
     From the package `mtcnn`, its weights included; imports TensorFlow when built. Pictures
     are brought to a long side of 160 to 1024 pixels, and faces of 20 pixels there are found.
+    Where none is, it looks again at half and twice that size, then at all three sizes with the
+    thresholds of its stages lowered from 0.6, 0.7, 0.8 to 0.5, 0.6, 0.6.
 
     Raises:
         DataError: the package `mtcnn` is not installed.
@@ -91,13 +96,23 @@ class MtcnnDetector:
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Returns the faces of an RGB uint8 `(h, w, 3)` picture, the best score first."""
-        small, ratio = _resized(image, low=160, high=1024)
-        rows = np.asarray(
-            self._network.detect_faces(
-                small, output_type="numpy", box_format="xyxy", fit_to_image=False
-            ),
-            np.float64,
-        )
+        images.check_image(image)
+        long = min(max(*image.shape[:2], 160), 1024)
+        for size, sure in _LOOKS:
+            small, ratio = _resized(image, round(long * size))
+            first, second, third = (0.6, 0.7, 0.8) if sure else (0.5, 0.6, 0.6)
+            found = self._network.detect_faces(
+                small,
+                output_type="numpy",
+                box_format="xyxy",
+                fit_to_image=False,
+                threshold_pnet=first,
+                threshold_rnet=second,
+                threshold_onet=third,
+            )
+            rows = np.asarray(found, np.float64)
+            if len(rows):
+                break
         corners = (rows[:, 1:5].reshape(-1, 2, 2) + 0.5) * ratio - 0.5
         landmarks = (np.stack([rows[:, 6:11], rows[:, 11:16]], axis=-1) + 0.5) * ratio - 0.5
         return _faces(corners, landmarks, rows[:, 5])
@@ -110,6 +125,10 @@ class YuNetDetector:
     the picture's position on the network's grid, so every face is looked at again, upright and
     large, in several views (shifted, scaled, mirrored), and what they say is averaged. Four
     views cut the jitter to about a quarter.
+
+    Pictures are brought to a long side of 320 to 640 pixels. Where no face scores 0.6 there, it
+    looks again at half that size (a face may fill the picture) and at twice (it may be small),
+    then at all three sizes for a score of 0.45.
 
     `cv2.FaceDetectorYN` is not thread-safe. Each thread that calls `detect` gets its own
     (some 5 ms to build, once), so one `YuNetDetector` can be shared by all threads.
@@ -144,14 +163,22 @@ class YuNetDetector:
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Returns the faces of an RGB uint8 `(h, w, 3)` picture, the best score first."""
+        images.check_image(image)
         side = 320
         if self._any_size:
             side = min(max(-(-max(image.shape[:2]) // 32) * 32, 320), 640)
-        small, ratio = _resized(image, low=side, high=side)
-        canvas = np.zeros((side, side, 3), np.uint8)
-        canvas[: small.shape[0], : small.shape[1]] = small
-        to_canvas = np.column_stack([np.diag(1.0 / ratio), (0.5 / ratio - 0.5)])
-        corners, landmarks, scores = self._look(canvas, to_canvas)
+        for size, sure in _LOOKS:
+            if size > 1.0 and not self._any_size:
+                continue
+            small, ratio = _resized(image, round(side * size))
+            frame = round(side * max(size, 1.0))
+            corner = (frame - max(small.shape)) // 2  # 0, unless the picture is smaller
+            canvas = np.zeros((frame, frame, 3), np.uint8)
+            canvas[corner:, corner:][: small.shape[0], : small.shape[1]] = small
+            to_canvas = np.column_stack([np.diag(1.0 / ratio), 0.5 / ratio - 0.5 + corner])
+            corners, landmarks, scores = self._look(canvas, to_canvas, 0.6 if sure else 0.45)
+            if len(scores):
+                break
         steady = [self._steadied(image, *face) for face in zip(corners, landmarks, strict=True)]
         return _faces(corners, steady, scores)
 
@@ -182,13 +209,17 @@ class YuNetDetector:
         return landmarks
 
     def _look(
-        self, view: np.ndarray, transform: np.ndarray
+        self, view: np.ndarray, transform: np.ndarray, score: float = 0.6
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns corners `(n, 2, 2)`, landmarks `(n, 5, 2)` and scores, in the picture's pixels.
 
-        `transform` is the one that drew the RGB `view` from the picture.
+        `transform` is the one that drew the RGB `view` from the picture; `score` is the lowest.
         """
-        rows = self._network(view.shape[0]).detect(np.ascontiguousarray(view[..., ::-1]))[1]
+        import cv2
+
+        network = self._network(view.shape[0])
+        network.setScoreThreshold(score)
+        rows = network.detect(cv2.cvtColor(view, cv2.COLOR_RGB2BGR))[1]
         rows = np.zeros((0, 15)) if rows is None else rows.astype(np.float64)
         corners = rows[:, :4].reshape(-1, 2, 2)
         corners[:, 1] += corners[:, 0]
@@ -336,17 +367,16 @@ def _overlap(first: np.ndarray, second: np.ndarray) -> float:
     return float(common / (np.prod(first[1] - first[0]) + np.prod(second[1] - second[0]) - common))
 
 
-def _resized(image: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
-    """Brings the long side into `low` to `high` pixels.
+def _resized(image: np.ndarray, long: int) -> tuple[np.ndarray, np.ndarray]:
+    """Brings the long side to `long` pixels.
 
     Returns:
         The picture, and how many of the original's pixels (x, y) one of its pixels spans.
     """
     import cv2
 
-    images.check_image(image)
     height, width = image.shape[:2]
-    factor = np.clip(max(height, width), low, high) / max(height, width)
+    factor = long / max(height, width)
     if factor == 1.0:
         return image, np.ones(2)
     size = np.maximum(np.rint(np.array([width, height]) * factor), 1).astype(int)

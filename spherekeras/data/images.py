@@ -1,28 +1,25 @@
 """Pictures from outside: read whole and upright, or refused with one clear sentence."""
 
+import contextlib
 import os
-import re
-from typing import Literal
+import pathlib
+import stat
 
 import numpy as np
 
+from spherekeras.data.picture_headers import exif_orientation, read_header
 from spherekeras.errors import ImageError
 
 MAX_PIXELS = 100_000_000
-
-_FORMATS = "JPEG, PNG, WebP, BMP, TIFF, GIF or PNM"
-_MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|BM|II\*\0|MM\0\*|GIF8|P[1-6]\s", re.DOTALL)
-_START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-# Inside entropy-coded data 0xFF is followed by 0x00 (a stuffed byte) or a restart marker.
-_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 def read_image(source: str | os.PathLike[str] | bytes, name: str | None = None) -> np.ndarray:
     """Reads a picture as RGB, upright, whatever its file format, depth and channels.
 
-    The EXIF orientation is applied, grey and palette pictures become RGB, 16 bits become 8,
-    and transparency is laid on white. A JPEG that was cut short is refused: some decoders
-    fill its missing part with grey and say nothing.
+    The EXIF orientation is applied; grey, palette and CMYK pictures become RGB, 16 bits become
+    8, and transparency is laid on white. Of an animation or a TIFF with several pages it is the
+    first. A JPEG that was cut short is refused: some decoders fill its missing part with grey
+    and say nothing. The size is checked before anything is decoded.
 
     Args:
         source: a path, or the bytes of a picture file.
@@ -47,7 +44,7 @@ def read_image(source: str | os.PathLike[str] | bytes, name: str | None = None) 
         data, name = source, name or "The picture given as bytes"
     elif isinstance(source, str | os.PathLike):
         name = name or os.fspath(source)
-        data = _read_bytes(source, name)
+        data = read_bytes(source, name)
     else:
         raise ImageError(
             f"`read_image` expects a path or bytes. Received: {type(source).__name__}. "
@@ -55,33 +52,33 @@ def read_image(source: str | os.PathLike[str] | bytes, name: str | None = None) 
         )
     if not data:
         raise ImageError(f"{name} is empty (0 bytes). Copy or download the picture again.")
-    size, whole = _declared(data)
-    _check_size(size, name)
-    if not whole:
+    header = read_header(data)
+    if header is None:
+        raise ImageError(
+            f"{name} is not a picture: it starts with {data[:12]!r}. "
+            "Expected JPEG, PNG, WebP, BMP, TIFF, GIF or PNM; convert it to one of them."
+        )
+    if header.width * header.height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} is too large: {header.width} x {header.height} pixels. Expected at most "
+            f"{MAX_PIXELS // 1_000_000} megapixels; make it smaller first."
+        )
+    if not header.whole:
         raise ImageError(
             f"{name} is a JPEG that was cut short: its end is missing. "
             "Copy or download the picture again."
         )
-    buffer = np.frombuffer(data, np.uint8)
-    try:
-        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
-        alpha = None if data.startswith(b"\xff\xd8") else _read_alpha(buffer)
-    except cv2.error:
-        image = None
+    image = None
+    if header.width and header.height:
+        buffer = np.frombuffer(data, np.uint8)
+        with contextlib.suppress(cv2.error):
+            image = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
+            if image is not None and header.format not in ("JPEG", "BMP", "PNM"):
+                _lay_on_white(image, buffer)
     if image is None:
-        if _MAGIC.match(data):
-            raise ImageError(
-                f"{name} is damaged and cannot be decoded. Copy or download the picture again."
-            )
         raise ImageError(
-            f"{name} is not a picture: it starts with {data[:12]!r}. "
-            f"Expected {_FORMATS}; convert it to one of them."
+            f"{name} is damaged and cannot be decoded. Copy or download the picture again."
         )
-    _check_size((image.shape[1], image.shape[0]), name)
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    if alpha is not None:
-        opacity = alpha[..., None]
-        image = np.rint(image * opacity + 255.0 * (1.0 - opacity)).astype(np.uint8)
     return image
 
 
@@ -147,8 +144,20 @@ def check_crop(array: np.ndarray, height: int, width: int) -> None:
     raise ImageError(f"{wanted} Received: {array.dtype}, shape {shape}. {mend}")
 
 
-def _read_bytes(path: str | os.PathLike[str], name: str) -> bytes:
+def read_bytes(path: str | os.PathLike[str], name: str) -> bytes:
+    """Reads a file, or says why not in words.
+
+    Args:
+        path: the file.
+        name: what error messages call it.
+
+    Raises:
+        ImageError: no such file, a folder, a pipe or device, or no right to read it.
+    """
     try:
+        kind = pathlib.Path(path).stat().st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # a pipe would be waited for
+            raise ImageError(f"{name} is no file but a pipe or device. Expected a picture.")
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
@@ -161,74 +170,29 @@ def _read_bytes(path: str | os.PathLike[str], name: str) -> bytes:
         raise ImageError(f"{name} cannot be read: {error.strerror}. Check its rights.") from None
 
 
-def _check_size(size: tuple[int, int] | None, name: str) -> None:
-    if size is not None and size[0] * size[1] > MAX_PIXELS:
-        width, height = size
-        raise ImageError(
-            f"{name} is too large: {width} x {height} pixels. Expected at most "
-            f"{MAX_PIXELS // 1_000_000} megapixels; make it smaller first."
-        )
+def _lay_on_white(image: np.ndarray, buffer: np.ndarray) -> None:
+    """Lays an RGB picture on white, in place, by the transparency that its file holds, if any.
 
-
-def _declared(data: bytes) -> tuple[tuple[int, int] | None, bool]:
-    """Returns the (width, height) that a PNG or JPEG states, and False for a JPEG cut short."""
-    if data.startswith(b"\x89PNG") and len(data) >= 24:
-        return (int.from_bytes(data[16:20]), int.from_bytes(data[20:24])), True
-    if not data.startswith(b"\xff\xd8"):
-        return None, True
-    size, position = None, 2
-    while (position := data.find(b"\xff", position)) >= 0 and position + 1 < len(data):
-        marker = data[position + 1]
-        if marker == 0xD9:
-            return size, True
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        if marker in _START_OF_FRAME and len(data) >= position + 9:
-            fields = data[position + 5 : position + 9]
-            size = int.from_bytes(fields[2:]), int.from_bytes(fields[:2])
-        position += 2 + int.from_bytes(data[position + 2 : position + 4])
-        if marker == 0xDA:
-            following = _MARKER_AFTER_SCAN.search(data, position)
-            if following is None:
-                break
-            position = following.start()
-    return size, False
-
-
-def _read_alpha(buffer: np.ndarray) -> np.ndarray | None:
-    """Returns the opacity in [0, 1], turned as its EXIF orientation says; None where there is none.
-
-    OpenCV turns a picture only where it also drops the fourth channel, so this turns it itself.
+    OpenCV turns a picture by its EXIF orientation only where it also drops the fourth channel,
+    so the transparency is turned here.
     """
     import cv2
 
-    image, kinds, values = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
-    if image is None or image.ndim != 3 or image.shape[2] != 4:
-        return None
-    alpha = image[..., 3] / (255.0 if image.dtype == np.uint8 else 65535.0)
-    metadata = dict(zip(kinds, values, strict=True))
-    exif = metadata.get(cv2.IMAGE_METADATA_EXIF)
-    orientation = 1 if exif is None else _exif_orientation(np.asarray(exif).tobytes())
+    whole, kinds, values = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
+    if whole is None or whole.ndim != 3 or whole.shape[2] != 4 or whole.dtype.kind != "u":
+        return
+    alpha, opaque = whole[..., 3], 255 if whole.dtype == np.uint8 else 65535
+    exif = dict(zip(kinds, values, strict=True)).get(cv2.IMAGE_METADATA_EXIF)
+    orientation = 1 if exif is None else exif_orientation(np.asarray(exif).tobytes())
     if orientation >= 5:
         alpha = alpha.T
     if orientation in (3, 4, 7, 8):
         alpha = alpha[::-1]
     if orientation in (2, 3, 6, 7):
         alpha = alpha[:, ::-1]
-    return alpha
-
-
-def _exif_orientation(exif: bytes) -> int:
-    """Returns tag 0x0112 of the first directory, 1 (upright) where it is missing or odd."""
-    order: Literal["little", "big"] = "little" if exif.startswith(b"II") else "big"
-
-    def number(start: int, length: int) -> int:
-        return int.from_bytes(exif[start : start + length], order)
-
-    directory = number(4, 4)
-    for entry in range(directory + 2, directory + 2 + 12 * number(directory, 2), 12):
-        if number(entry, 2) == 0x0112:
-            value = number(entry + 8, 2)
-            return value if 1 <= value <= 8 else 1
-    return 1
+    if alpha.shape != image.shape[:2]:
+        return
+    for row in range(len(image)):  # row by row: the sum takes eight bytes a value
+        if (alpha[row] != opaque).any():
+            opacity = alpha[row][:, None] / opaque
+            image[row] = np.rint(image[row] * opacity + 255.0 * (1.0 - opacity))

@@ -163,8 +163,9 @@ def pack(
             f"`<person>/<picture>.jpg`, a folder a person.{reason}"
         )
     out.mkdir(parents=True, exist_ok=True)
-    for stale in (*out.glob("shard-*.tfrecord"), out / "index.npz", out / "records.json"):
-        stale.unlink(missing_ok=True)
+    for pattern in ("records.json", "index.npz", "shard-*.tfrecord", ".part-*"):
+        for stale in out.glob(pattern):  # a killed run leaves parts behind
+            stale.unlink(missing_ok=True)
     identities = sorted({picture.person for picture in kept})
     number = {person: label for label, person in enumerate(identities)}
     places: list[tuple[int, int, int]] = []

@@ -10,7 +10,7 @@ from spherekeras.evaluation.calibration import (
     out_of_fold,
     reliability,
 )
-from spherekeras.evaluation.fold_result import FoldResult
+from spherekeras.evaluation.crops import Faces
 from spherekeras.evaluation.identification import (
     Searches,
     cmc,
@@ -20,8 +20,8 @@ from spherekeras.evaluation.identification import (
 )
 from spherekeras.evaluation.ijb import IjbResult, ijb, ijb_identification, ijb_verification
 from spherekeras.evaluation.kfold import KFold, Split, kfold_accuracy, split_accuracy
-from spherekeras.evaluation.lfw import Faces, LfwResult, Pair, lfw, lfw_crops, read_pairs
-from spherekeras.evaluation.megaface import megaface
+from spherekeras.evaluation.lfw import Pair, lfw, read_pairs
+from spherekeras.evaluation.megaface import megaface, megaface_folders
 from spherekeras.evaluation.metrics import (
     OperatingPoint,
     Roc,
@@ -29,7 +29,6 @@ from spherekeras.evaluation.metrics import (
     angular_fisher_score,
     auc,
     best_accuracy_threshold,
-    bootstrap_interval,
     eer,
     operating_point,
     roc,
@@ -41,7 +40,8 @@ from spherekeras.evaluation.templates import (
     template_identification,
     template_verification,
 )
-from spherekeras.evaluation.ytf import read_video_pairs, video_verification
+from spherekeras.evaluation.verification import VerificationResult
+from spherekeras.evaluation.ytf import read_video_pairs, video_verification, ytf
 
 __all__ = [
     "BinSet",
@@ -49,22 +49,20 @@ __all__ = [
     "Calibration",
     "ClassAngles",
     "Faces",
-    "FoldResult",
     "IjbResult",
     "KFold",
-    "LfwResult",
     "OperatingPoint",
     "Pair",
     "Reliability",
     "Roc",
     "Searches",
     "Split",
+    "VerificationResult",
     "accuracy",
     "angular_fisher_score",
     "auc",
     "best_accuracy_threshold",
     "bin_set",
-    "bootstrap_interval",
     "bootstrap_intervals",
     "class_angles",
     "cmc",
@@ -76,9 +74,9 @@ __all__ = [
     "ijb_verification",
     "kfold_accuracy",
     "lfw",
-    "lfw_crops",
     "linked_groups",
     "megaface",
+    "megaface_folders",
     "operating_point",
     "out_of_fold",
     "pool_templates",
@@ -95,4 +93,5 @@ __all__ = [
     "template_verification",
     "threshold_at_far",
     "video_verification",
+    "ytf",
 ]

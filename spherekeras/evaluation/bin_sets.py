@@ -8,37 +8,23 @@ JPEG or PNG of 112x112 pixels, aligned to the `arcface_112x112` template. It is 
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spherekeras.data import images
 from spherekeras.errors import DataError
-from spherekeras.evaluation.fold_result import FoldResult, consecutive_folds, fold_result
+from spherekeras.evaluation.crops import CropFaces, Crops, check_mirror, embed
 from spherekeras.evaluation.safe_pickle import load_plain
+from spherekeras.evaluation.verification import (
+    VerificationResult,
+    consecutive_folds,
+    verify_pairs,
+)
 
-_BATCH = 64
-_SIDE = 112
 _MAX_PICTURE = 1_000_000
 _MAX_PAIRS = 100_000
-_COLUMNS = {"arcface_112x112": slice(0, 112), "sphereface_112x96": slice(8, 104)}
-_MIRRORS = {
-    "none": "no mirror image",
-    "sum": "the embeddings of a crop and of its mirror image are added",
-    "concat": "the embeddings of a crop and of its mirror image are concatenated",
-}
-
-
-class CropFaces(Protocol):
-    """What `bin_set` asks of a face embedder: `config.template`, and embeddings of crops."""
-
-    config: Any
-
-    def embed_crops(
-        self, crops: NDArray[np.uint8], mirror: str, normalize: bool
-    ) -> NDArray[np.float32]:
-        """Returns the embeddings (n, dim) of crops (n, height, width, 3)."""
 
 
 class BinSet(NamedTuple):
@@ -95,7 +81,7 @@ def bin_set(
     mirror: str = "sum",
     subtract_mean: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> FoldResult:
+) -> VerificationResult:
     """Measures a face embedder on a `.bin` verification set, ten folds of consecutive pairs.
 
     The defaults are insightface's protocol: the embeddings of a crop and of its mirror image are
@@ -120,39 +106,37 @@ def bin_set(
 
         print(bin_set(FaceEmbedder.from_preset("..."), "cfp_fp.bin"))
     """
-    template = faces.config.template
-    if mirror not in _MIRRORS or template not in _COLUMNS:
-        raise DataError(
-            'Expected mirror "none", "sum" or "concat" and an embedder of the template '
-            f"{' or '.join(_COLUMNS)}. Received: mirror={mirror!r}, template={template!r}. Call "
-            "`bin_set(faces, path)` for the protocol that is reported."
-        )
+    check_mirror(mirror)
     pictures, same = read_bin_set(path)
     file = pathlib.Path(path)
     folds = consecutive_folds(same.size)
-    parts = []
-    for first in range(0, len(pictures), _BATCH):
-        batch = pictures[first : first + _BATCH]
-        crops = [
-            _crop(picture, f"crop {first + place} of {file.name}")
-            for place, picture in enumerate(batch)
-        ]
-        columns = np.ascontiguousarray(np.stack(crops)[:, :, _COLUMNS[template]])
-        parts.append(faces.embed_crops(columns, mirror=mirror, normalize=False))
-        if progress is not None:
-            progress(first + len(batch), len(pictures))
-    embeddings = np.concatenate(parts)
-    cut = "" if template == "arcface_112x112" else ", columns 8 to 103"
-    return fold_result(
+    crops = Crops(faces)
+
+    def crop(name: str) -> NDArray[np.uint8]:
+        picture = images.read_image(encoded[name], f"{name} of {file.name}")
+        crop = crops.aligned(picture)
+        if crop is None:
+            raise DataError(
+                f"Expected {name} of {file.name} as a crop aligned to {faces.config.template} (or "
+                f"112x112 pixels for sphereface_112x96). Received: {picture.shape[1]}x"
+                f"{picture.shape[0]} (width x height). Use a .bin file of that template."
+            )
+        return crop
+
+    encoded = {f"crop {place}": picture for place, picture in enumerate(pictures)}
+    names = list(encoded)
+    embeddings = embed(faces, names, crop, mirror, progress)
+    return verify_pairs(
         file.stem if name is None else name,
         embeddings[::2],
         embeddings[1::2],
         same,
         folds,
         subtract_mean,
-        len(pictures),
-        f"consecutive pairs of {file.name}, its {len(pictures)} crops as they are{cut}, no pair "
-        f"dropped; {_MIRRORS[mirror]}",
+        pictures=len(pictures),
+        how=f"consecutive pairs of {file.name}, {crops.how(mirror)}",
+        names=list(zip(names[::2], names[1::2], strict=True)),
+        crop=crop,
     )
 
 
@@ -174,13 +158,3 @@ def _bytes(entry: Any, name: str) -> bytes:
             f"Received: {kind}. Get the file from its source again."
         )
     return entry
-
-
-def _crop(picture: bytes, name: str) -> NDArray[np.uint8]:
-    crop = images.read_image(picture, name)
-    if crop.shape != (_SIDE, _SIDE, 3):
-        raise DataError(
-            f"Expected {name} as {_SIDE}x{_SIDE} pixels, aligned to arcface_112x112. Received: "
-            f"{crop.shape[1]}x{crop.shape[0]} (width x height). Use a .bin file of that template."
-        )
-    return crop

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,12 @@ def bootstrap_intervals(
     same: ArrayLike,
     fars: Sequence[float] = (1e-1, 1e-2, 1e-3),
     groups: ArrayLike | None = None,
-    others: Mapping[str, Callable[[NDArray[np.float64], NDArray[np.bool_]], float]] | None = None,
+    thresholds: ArrayLike | None = None,
     confidence: float = 0.95,
     samples: int = 1000,
     seed: int = 0,
 ) -> Bootstrap:
-    """Returns percentile bootstrap intervals of AUC, EER, TAR@FAR and of metrics of your own.
+    """Returns percentile bootstrap intervals of AUC, EER, TAR@FAR, and of the accuracy.
 
     The unit of resampling decides how wide they are; it must be what is independent:
 
@@ -61,17 +61,17 @@ def bootstrap_intervals(
         same: (pairs,) booleans.
         fars: wanted FARs, each in (0, 1].
         groups: None, (pairs,) or (pairs, 2) integers or strings; see above.
-        others: {name: function of (similarities, same)}, called on each resample.
+        thresholds: one number, or (pairs,) numbers, for the accuracy at these fixed thresholds.
         confidence: coverage, in (0, 1).
         samples: resamples.
         seed: the same seed gives the same intervals.
 
     Returns:
-        A `Bootstrap` with the names "auc", "eer", "tar_at_far_0.001", ... and those of `others`.
+        A `Bootstrap` of "auc", "eer", "tar_at_far_0.001", ..., and with thresholds "accuracy".
 
     Raises:
-        DataError: as `metrics.roc`, on a FAR, `confidence` or `samples` out of range, or on groups
-            that do not fit the pairs.
+        DataError: as `metrics.roc` and `metrics.accuracy`, on a FAR, `confidence` or `samples` out
+            of range, or on groups that do not fit the pairs.
 
     Example:
 
@@ -93,24 +93,22 @@ def bootstrap_intervals(
     points = {far: metrics.operating_point(similarities, same, far) for far in fars}
     metrics.roc(similarities, same)  # checks the pairs where no FAR is asked for
     scores, truth = np.asarray(similarities, np.float64), metrics.booleans(same)
+    right = None if thresholds is None else metrics.right(scores, truth, thresholds)
     unit, weights = _resamples(truth, groups, samples, np.random.default_rng(seed))
 
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # of equal similarities
     sorted_truth = truth[order]
-    names = ["auc", "eer", *(f"tar_at_far_{far:g}" for far in fars), *(others or {})]
+    names = ["auc", "eer", *(f"tar_at_far_{far:g}" for far in fars)]
+    names += [] if right is None else ["accuracy"]
     drawn = np.full((samples, len(names)), math.nan)
     for row, weight in zip(drawn, weights, strict=True):
         accepted = weight[order]
         true = np.append(0, np.cumsum(accepted * sorted_truth)[ends])
         false = np.append(0, np.cumsum(accepted * ~sorted_truth)[ends])
         if true[-1] and false[-1]:
-            row[: 2 + len(fars)] = _numbers(true, false, fars)
-            if others:
-                again = np.repeat(np.arange(truth.size), weight)
-                row[2 + len(fars) :] = [
-                    each(scores[again], truth[again]) for each in others.values()
-                ]
+            accuracy = [] if right is None else [weight @ right / weight.sum()]
+            row[:] = [*_numbers(true, false, fars), *accuracy]
 
     reasons = {f"tar_at_far_{far:g}": point.reason for far, point in points.items()}
     if groups is not None and np.unique(groups).size < 2:

@@ -18,14 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from spherekeras.data import alignment, images
 from spherekeras.errors import DataError
 from spherekeras.evaluation import templates as pooling
-from spherekeras.evaluation.bin_sets import CropFaces
+from spherekeras.evaluation.crops import MIRRORS, CropFaces, check_mirror, embed
 from spherekeras.evaluation.templates import (
     TemplateIdentification,
     Templates,
     TemplateVerification,
 )
 
-_BATCH = 64
 _HEADER = "TEMPLATE_ID"
 _PUBLISHED = "Use the list as it is published."
 
@@ -267,6 +266,7 @@ def ijb(
 
         print(ijb(FaceEmbedder.from_preset("..."), "IJB_release/IJBC"))
     """
+    check_mirror(mirror)
     meta = pathlib.Path(folder, "meta")
     # Every list is read before the hours of embedding begin.
     media = read_media_list(_only(meta, "*_face_tid_mid.txt"))
@@ -283,21 +283,15 @@ def ijb(
             f"pictures in one order. Received: {len(media.files)} and {len(names)} lines that do "
             "not. Use the lists of one package."
         )
-    parts = []
-    for first in range(0, len(names), _BATCH):
-        crops = []
-        for name, points in zip(
-            names[first : first + _BATCH], landmarks[first : first + _BATCH], strict=True
-        ):
-            picture = images.read_image(pathlib.Path(folder, "loose_crop", name))
-            crops.append(alignment.align(picture, points, faces.config.template))
-        parts.append(faces.embed_crops(np.stack(crops), mirror=mirror, normalize=False))
-        if progress is not None:
-            progress(first + len(crops), len(names))
-    embeddings = np.concatenate(parts)
+
+    def crop(line: int) -> NDArray[np.uint8]:
+        picture = images.read_image(pathlib.Path(folder, "loose_crop", names[line]))
+        return alignment.align(picture, landmarks[line], faces.config.template)
+
+    embeddings = embed(faces, range(len(names)), crop, mirror, progress)
     how = (
         f"{len(names)} pictures of {pathlib.Path(folder).resolve().name} aligned by its landmarks "
-        f"to {faces.config.template}, mirror: {mirror}, raw embeddings"
+        f"to {faces.config.template}; {MIRRORS[mirror]}, none normalised"
     )
     return IjbResult(
         ijb_verification(embeddings, media, pairs, scores, how=how),

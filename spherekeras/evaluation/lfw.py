@@ -5,44 +5,19 @@ View 2 (`pairs.txt`, ten folds) is for reporting and nothing is ever tuned on it
 """
 
 import contextlib
-import dataclasses
-import math
 import os
 import pathlib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spherekeras.errors import DataError, NoFaceError
-from spherekeras.evaluation import kfold, metrics
-from spherekeras.evaluation.bootstrap import bootstrap_intervals, linked_groups
-
-_BATCH = 64
-_FARS = (1e-1, 1e-2, 1e-3)
-_MIRRORS = {
-    "none": "no mirror image",
-    "sum": "the embeddings of a crop and of its mirror image are added",
-    "concat": "the embeddings of a crop and of its mirror image are concatenated",
-}
-
-
-class Faces(Protocol):
-    """What `lfw` asks of a face embedder. An optional `detector_name` goes into the protocol."""
-
-    def crop(self, source: Any, name: str) -> NDArray[np.uint8]:
-        """Returns the aligned crop (height, width, 3); raises `NoFaceError`."""
-
-    def centre_crop(self, source: Any) -> NDArray[np.uint8]:
-        """Returns the fixed central crop for a picture without a face."""
-
-    def embed_crops(
-        self, crops: NDArray[np.uint8], mirror: str, normalize: bool
-    ) -> NDArray[np.float32]:
-        """Returns the embeddings (n, dim) of crops (n, height, width, 3)."""
+from spherekeras.errors import DataError
+from spherekeras.evaluation.crops import Crops, Faces, check_mirror, embed
+from spherekeras.evaluation.verification import VerificationResult, verify_pairs
 
 
 class Pair(NamedTuple):
@@ -52,98 +27,6 @@ class Pair(NamedTuple):
     second: str
     same: bool
     fold: int
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LfwResult:
-    """The numbers of one LFW view and the protocol that they hold under.
-
-    Attributes:
-        view: 1 or 2.
-        accuracy: view 2: mean of the folds; view 1: of the pairs in `pairsDevTest.txt`.
-        std: sample standard deviation of the folds; NaN in view 1.
-        interval: 95 % bootstrap interval of the accuracy over the pairs, thresholds fixed.
-        intervals: {name: 95 % interval} of "auc", "eer" and "tar_at_far_0.001", over groups of
-            pairs that share nobody; NaN where it cannot be measured.
-        folds: (folds,) accuracies.
-        thresholds: (folds,) thresholds, each chosen on other pairs.
-        auc, eer: over all test pairs.
-        tar_at_far: {FAR: TAR}; NaN where `unmeasured` says why.
-        unmeasured: {FAR: reason}.
-        no_face: pictures without a detected face, in which the centre crop was used.
-        pairs: test pairs, none dropped.
-        pictures: different pictures that were embedded, for fitting too.
-        protocol: one sentence with all that the numbers depend on.
-        similarities: (pairs,) cosine of each test pair.
-        same: (pairs,) booleans.
-        pair_thresholds: (pairs,) the threshold that decided each pair.
-        names: (pairs,) the two pictures of each pair, as `Name/Name_0001.jpg`.
-    """
-
-    view: int
-    accuracy: float
-    std: float
-    interval: tuple[float, float]
-    intervals: dict[str, tuple[float, float]]
-    folds: NDArray[np.float64]
-    thresholds: NDArray[np.float64]
-    auc: float
-    eer: float
-    tar_at_far: dict[float, float]
-    unmeasured: dict[float, str]
-    no_face: list[str]
-    pairs: int
-    pictures: int
-    protocol: str
-    similarities: NDArray[np.float64]
-    same: NDArray[np.bool_]
-    pair_thresholds: NDArray[np.float64]
-    names: list[tuple[str, str]]
-
-    def __str__(self) -> str:
-        spread = "" if math.isnan(self.std) else f" ± {self.std:.2%}"
-        low, high = self.interval
-        lines = [
-            f"LFW view {self.view}: accuracy {self.accuracy:.2%}{spread} ({self.pairs} pairs)",
-            f"95 % interval {low:.2%} to {high:.2%}",
-            f"AUC {self.auc:.5f}{self._within('auc', '.5f')}, EER {self.eer:.2%}"
-            f"{self._within('eer', '.2%')}, threshold {_span(self.thresholds)}",
-            *(
-                f"TAR@FAR={far:g}: "
-                + self.unmeasured.get(far, f"{tar:.2%}{self._within(f'tar_at_far_{far:g}', '.2%')}")
-                for far, tar in self.tar_at_far.items()
-            ),
-            f"Pictures without a face: {', '.join(self.no_face) or 'none'}",
-            f"Protocol: {self.protocol}",
-        ]
-        return "\n".join(lines)
-
-    def _within(self, name: str, form: str) -> str:
-        low, high = self.intervals[name]
-        return "" if math.isnan(low) else f" ({low:{form}} to {high:{form}})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns all but the arrays of the pairs, ready for JSON; NaN becomes None."""
-        return {
-            "view": self.view,
-            "accuracy": self.accuracy,
-            "std": _number(self.std),
-            "interval": list(self.interval),
-            "intervals": {
-                name: None if math.isnan(low) else [low, high]
-                for name, (low, high) in self.intervals.items()
-            },
-            "folds": self.folds.tolist(),
-            "thresholds": self.thresholds.tolist(),
-            "auc": self.auc,
-            "eer": self.eer,
-            "tar_at_far": {f"{far:g}": _number(tar) for far, tar in self.tar_at_far.items()},
-            "unmeasured": {f"{far:g}": reason for far, reason in self.unmeasured.items()},
-            "no_face": list(self.no_face),
-            "pairs": self.pairs,
-            "pictures": self.pictures,
-            "protocol": self.protocol,
-        }
 
 
 def read_pairs(source: str | os.PathLike[str], name: str = "pairs.txt") -> list[Pair]:
@@ -181,7 +64,7 @@ def lfw(
     mirror: str = "concat",
     subtract_mean: bool = True,
     progress: Callable[[int, int], None] | None = None,
-) -> LfwResult:
+) -> VerificationResult:
     """Measures a face embedder on Labeled Faces in the Wild.
 
     Each picture is cropped and embedded once. Where no face is found the centre crop is used, so
@@ -208,145 +91,44 @@ def lfw(
 
         print(lfw(FaceEmbedder.from_preset("..."), "lfw-deepfunneled.zip"))
     """
-    if view not in (1, 2) or mirror not in _MIRRORS:
+    if view not in (1, 2):
         raise DataError(
-            f'Expected view 1 or 2 and mirror "none", "sum" or "concat". Received: view={view!r}, '
-            f"mirror={mirror!r}. Call `lfw(faces, source)` for the protocol that is reported."
+            f"Expected view 1 or 2. Received: view={view!r}. Call `lfw(faces, source)` for the "
+            "protocol that is reported."
         )
-    if view == 2:
-        pairs = read_pairs(source)
-    else:
-        train, test = (read_pairs(source, f"pairsDev{part}.txt") for part in ("Train", "Test"))
-        pairs = [pair._replace(fold=0) for pair in train] + [pair._replace(fold=1) for pair in test]
-
-    names = sorted({name for pair in pairs for name in (pair.first, pair.second)})
+    check_mirror(mirror)
+    lists = ["pairs.txt"] if view == 2 else ["pairsDevTrain.txt", "pairsDevTest.txt"]
+    parts = [read_pairs(source, name) for name in lists]
+    pairs = [pair for part in parts for pair in part]
+    names = sorted({name for pair in pairs for name in pair[:2]})
+    crops = Crops(faces)
     with _open(source) as archive:
         archive.require(names)
-        embeddings, no_face, size = _embed(faces, archive, names, mirror, progress)
+        rows = embed(
+            faces, names, lambda name: crops.photograph(archive.read(name), name), mirror, progress
+        )
         source_name = archive.name
     row = {name: index for index, name in enumerate(names)}
-    first = embeddings[[row[pair.first] for pair in pairs]]
-    second = embeddings[[row[pair.second] for pair in pairs]]
-    same = np.array([pair.same for pair in pairs])
-    fold = np.array([pair.fold for pair in pairs])
 
-    if view == 2:
-        result = kfold.kfold_accuracy(first, second, same, fold, subtract_mean)
-        accuracy, std = result.accuracy, result.std
-        accuracies, thresholds = result.accuracies, result.thresholds
-        similarities, limits = result.similarities, result.pair_thresholds
-    else:
-        split = kfold.split_accuracy(first, second, same, fold == 0, subtract_mean)
-        accuracy, std = split.accuracy, math.nan
-        accuracies, thresholds = np.array([accuracy]), np.array([split.threshold])
-        similarities, same = split.similarities, same[fold == 1]
-        pairs = [pair for pair in pairs if pair.fold == 1]
-        limits = np.full(same.size, split.threshold)
+    def crop(name: str) -> NDArray[np.uint8]:
+        with _open(source) as archive:
+            return Crops(faces).photograph(archive.read(name), name)
 
-    people = [[picture.split("/")[0] for picture in pair[:2]] for pair in pairs]
-    bootstrap = bootstrap_intervals(similarities, same, _FARS, linked_groups(people))
-    points = [metrics.operating_point(similarities, same, far) for far in _FARS]
-    rules = _rules(view, len(accuracies), subtract_mean)
-    return LfwResult(
-        view=view,
-        accuracy=accuracy,
-        std=std,
-        interval=metrics.bootstrap_interval(similarities, same, limits),
-        intervals=bootstrap.intervals,
-        folds=accuracies,
-        thresholds=thresholds,
-        auc=metrics.auc(similarities, same),
-        eer=metrics.eer(similarities, same),
-        tar_at_far={point.wanted_far: point.tar for point in points},
-        unmeasured={point.wanted_far: point.reason for point in points if point.reason},
-        no_face=no_face,
-        pairs=same.size,
+    return verify_pairs(
+        f"LFW view {view}",
+        rows[[row[pair.first] for pair in pairs]],
+        rows[[row[pair.second] for pair in pairs]],
+        [pair.same for pair in pairs],
+        [pair.fold for pair in pairs] if view == 2 else np.arange(len(pairs)) < len(parts[0]),
+        subtract_mean,
         pictures=len(names),
-        protocol=(
-            f"LFW view {view} of {source_name}, {same.size} test pairs "
-            f"({np.count_nonzero(same)} same), {rules[0]}, {len(names)} pictures in all; faces "
-            f"found by {getattr(faces, 'detector_name', 'an unnamed detector')} and aligned to "
-            f"the {size[1]}x{size[0]} template (width x height), the centre crop where there was "
-            f"none ({len(no_face)} pictures), no pair dropped; {_MIRRORS[mirror]}; {rules[1]}, "
-            f"L2 normalisation, cosine; {rules[2]}; interval: 95 % bootstrap of the test pairs "
-            f"with thresholds fixed, for AUC, EER and TAR@FAR of {bootstrap.unit} that share "
-            "nobody."
-        ),
-        similarities=similarities,
-        same=same,
-        pair_thresholds=limits,
-        names=[(pair.first, pair.second) for pair in pairs],
+        how=f"{lists[-1]} of {source_name}, {crops.how(mirror)}",
+        fitting="" if view == 2 else lists[0],
+        people=[[picture.split("/")[0] for picture in pair[:2]] for pair in pairs],
+        names=[pair[:2] for pair in pairs],
+        no_face=crops.no_face,
+        crop=crop,
     )
-
-
-@contextlib.contextmanager
-def lfw_crops(
-    faces: Faces, source: str | os.PathLike[str]
-) -> Iterator[Callable[[str], NDArray[np.uint8]]]:
-    """Opens LFW and yields a function from a picture's name to the crop that `lfw` judges.
-
-    Args:
-        faces: crops; see `Faces`.
-        source: as in `lfw`.
-
-    Raises:
-        DataError, ImageError: as `lfw`.
-
-    Example::
-
-        with lfw_crops(faces, "lfw-deepfunneled.zip") as crop:
-            first, second = map(crop, result.names[0])
-    """
-    with _open(source) as archive:
-        yield lambda name: _crop(faces, archive, name)[0]
-
-
-def _rules(view: int, folds: int, subtract_mean: bool) -> tuple[str, str, str]:
-    """The parts of the protocol on the list, the mean and the threshold."""
-    if view == 2:
-        lists, others = f"pairs.txt in {folds} folds", "the other folds' pairs"
-        summary = (
-            f"the most accurate threshold on {others} decides each fold; accuracy is the mean of "
-            "the folds, ± their sample standard deviation; AUC, EER and TAR@FAR pool the cosines "
-            "that the pairs have in their own test fold"
-        )
-    else:
-        lists, others = "fitted on pairsDevTrain.txt, tested on pairsDevTest.txt", "pairsDevTrain"
-        summary = f"the most accurate threshold on {others} decides"
-    mean = f"mean embedding of {others} subtracted" if subtract_mean else "no mean subtracted"
-    return lists, mean, summary
-
-
-def _embed(
-    faces: Faces,
-    archive: "_Archive",
-    names: list[str],
-    mirror: str,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[NDArray[np.float32], list[str], tuple[int, int]]:
-    """Raw embeddings of the pictures, the names without a face, the crops' height and width."""
-    parts, no_face = [], []
-    for start in range(0, len(names), _BATCH):
-        crops = []
-        for name in names[start : start + _BATCH]:
-            crop, found = _crop(faces, archive, name)
-            crops.append(crop)
-            if not found:
-                no_face.append(name)
-        batch = np.stack(crops)
-        parts.append(faces.embed_crops(batch, mirror=mirror, normalize=False))
-        if progress is not None:
-            progress(start + len(crops), len(names))
-    return np.concatenate(parts), no_face, (batch.shape[1], batch.shape[2])
-
-
-def _crop(faces: Faces, archive: "_Archive", name: str) -> tuple[NDArray[np.uint8], bool]:
-    """The crop of a picture, and whether a face was found in it."""
-    picture = archive.read(name)
-    try:
-        return faces.crop(picture, name), True
-    except NoFaceError:
-        return faces.centre_crop(picture), False
 
 
 class _Archive:
@@ -460,12 +242,3 @@ def _is_count(field: str) -> bool:
 
 def _shown(line: str) -> str:
     return repr(line if len(line) <= 80 else line[:77] + "...")
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _span(values: NDArray[np.float64]) -> str:
-    low, high = values.min(), values.max()
-    return f"{low:.4f}" if low == high else f"{low:.4f} to {high:.4f}"

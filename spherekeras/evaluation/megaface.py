@@ -6,7 +6,7 @@ and the highest scores that the wanted numbers depend on.
 """
 
 import dataclasses
-import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from spherekeras.errors import DataError
+from spherekeras.evaluation.crops import Crops, Faces, check_mirror, embed, list_pictures
 from spherekeras.evaluation.identification import TIE, unit_rows
 from spherekeras.evaluation.metrics import OperatingPoint
-from spherekeras.evaluation.operating_points import HighestScores, allowed, operating_points
+from spherekeras.evaluation.operating_points import HighestScores, allowed, operating_points, plain
 
 _CELLS = 1 << 24  # of a block of cosines
 _BLOCK = 1 << 14  # distractors
@@ -63,13 +64,7 @@ class MegaFaceResult:
                 for size, shares in self.ranks.items()
             },
             "points": {
-                str(size): [
-                    {
-                        key: None if isinstance(value, float) and math.isnan(value) else value
-                        for key, value in point._asdict().items()
-                    }
-                    for point in points
-                ]
+                str(size): [plain(point) for point in points]
                 for size, points in self.points.items()
             },
             "searches": self.searches,
@@ -171,6 +166,46 @@ def megaface(
             "the largest whose FAR is at most the wanted one."
         ),
     )
+
+
+def megaface_folders(
+    faces: Faces,
+    probes: str | os.PathLike[str],
+    distractors: str | os.PathLike[str],
+    mirror: str = "sum",
+    progress: Callable[[int, int], None] | None = None,
+) -> MegaFaceResult:
+    """Measures a face embedder by `megaface` on two folders of pictures.
+
+    A picture of the template's size is an aligned crop already (of 112x112 pixels too, for
+    `sphereface_112x96`); in any other the face is found, and where there is none the centre crop
+    is used. The distractors come in a shuffled order of their names, always the same.
+
+    Args:
+        faces: crops and embeds; see `Faces`.
+        probes: folder with `<person>/<picture>.jpg`.
+        distractors: folder with pictures of other people, at any depth.
+        mirror: "none", "sum" or "concat" of the embeddings of a crop and of its mirror image.
+        progress: called with (pictures done, pictures in all).
+
+    Raises:
+        DataError: on an unknown mirror, a folder without pictures, or as `megaface`.
+        ImageError: a picture that cannot be decoded.
+
+    Example::
+
+        print(megaface_folders(FaceEmbedder.from_preset("..."), "facescrub", "megaface"))
+    """
+    check_mirror(mirror)
+    paths = list_pictures(probes, "*/*", "`<person>/<picture>.jpg`")
+    who = [path.parent.name for path in paths]
+    others = list_pictures(distractors, "**/*", "distractors, `<picture>.jpg` at any depth,")
+    order = np.random.default_rng(0).permutation(len(others))
+    crops = Crops(faces)
+    pictures = [*paths, *(others[place] for place in order)]
+    rows = embed(faces, pictures, crops.file, mirror, progress)
+    how = f"distractors in a fixed shuffled order; {crops.how(mirror)}"
+    return megaface(rows[: len(paths)], who, rows[len(paths) :], how=how)
 
 
 def _sizes(distractors: int) -> list[int]:

@@ -277,10 +277,11 @@ def accuracy(similarities: ArrayLike, same: ArrayLike, threshold: ArrayLike) -> 
     >>> accuracy([0.9, 0.5, 0.5, 0.1], [True, True, False, False], threshold=0.5)
     0.75
     """
-    return float(_right(similarities, same, threshold).mean())
+    return float(right(similarities, same, threshold).mean())
 
 
-def _right(similarities: ArrayLike, same: ArrayLike, threshold: ArrayLike) -> Bools:
+def right(similarities: ArrayLike, same: ArrayLike, threshold: ArrayLike) -> Bools:
+    """Returns which pairs a threshold decides rightly; arguments and errors as in `accuracy`."""
     scores, truth = _pairs(similarities, same)
     limit = np.asarray(threshold, np.float64)
     if limit.shape not in ((), scores.shape) or not np.isfinite(limit).all():
@@ -291,48 +292,6 @@ def _right(similarities: ArrayLike, same: ArrayLike, threshold: ArrayLike) -> Bo
             "`best_accuracy_threshold` or `threshold_at_far`."
         )
     return (scores >= limit) == truth
-
-
-def bootstrap_interval(
-    similarities: ArrayLike,
-    same: ArrayLike,
-    threshold: ArrayLike,
-    confidence: float = 0.95,
-    samples: int = 10_000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Returns the percentile bootstrap interval of the accuracy at a fixed threshold.
-
-    Pairs are resampled with replacement, as if independent; the number of right ones among them
-    is then binomial and is drawn as such. Pairs that share people make the truth wider, and with
-    no error in the sample the interval collapses to (1, 1).
-
-    Args:
-        similarities: (pairs,) finite numbers.
-        same: (pairs,) booleans.
-        threshold: one number, or (pairs,) numbers.
-        confidence: coverage, in (0, 1).
-        samples: bootstrap samples.
-        seed: the same seed gives the same interval.
-
-    Raises:
-        DataError: as `accuracy`, or on a `confidence` or `samples` out of range.
-
-    Example:
-
-    >>> low, high = bootstrap_interval([0.9, 0.8, 0.6, 0.1], [1, 1, 0, 0], threshold=0.5)
-    >>> low < 0.75 < high
-    True
-    """
-    if not 0 < confidence < 1 or samples < 1:
-        raise DataError(
-            "Expected `confidence` in (0, 1) and `samples` of at least 1. Received: "
-            f"confidence={confidence}, samples={samples}. Pass `confidence=0.95`."
-        )
-    right = _right(similarities, same, threshold)
-    drawn = np.random.default_rng(seed).binomial(right.size, right.mean(), samples) / right.size
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
 
 
 def angular_fisher_score(embeddings: ArrayLike, labels: ArrayLike) -> float:

@@ -7,6 +7,7 @@ scores alone: these are kept, the others only counted. The numbers are those of
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -119,6 +120,14 @@ def operating_points(
     if not scores.size:
         raise DataError("Expected genuine scores. Received: none. Add pairs of one person.")
     return [_point(scores, highest, impostors.seen, far, names) for far in fars]
+
+
+def plain(point: NamedTuple) -> dict[str, Any]:
+    """Returns an operating point ready for JSON; NaN becomes None."""
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in point._asdict().items()
+    }
 
 
 def _point(

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from spherekeras import html_page
 from spherekeras.errors import DataError
 from spherekeras.evaluation import charts, metrics
-from spherekeras.evaluation.lfw import LfwResult
+from spherekeras.evaluation.verification import VerificationResult
 from spherekeras.html_page import facts, image, section, text
 
 _SHOWN = 12  # pairs of a kind, and pictures without a face
@@ -130,25 +130,16 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
     html_page.write(path, report.title, parts, _STYLE)
 
 
-def report_of(
-    result: LfwResult,
-    title: str,
-    environment: Mapping[str, str],
-    names: Sequence[tuple[str, str]] | None = None,
-    crop: Callable[[str], NDArray[np.uint8]] | None = None,
-    no_face: Sequence[str] | None = None,
-) -> Report:
+def report_of(result: VerificationResult, title: str, environment: Mapping[str, str]) -> Report:
     """Returns what a page shows of a verification result; the other arguments as in `Report`."""
-    intervals = {"accuracy": result.interval, **result.intervals}
 
-    def number(name: str, value: float, form: str, title: str) -> Number:
-        low, high = intervals[name]
-        between = "" if math.isnan(low) else f"95 %: {low:{form}} to {high:{form}}"
-        return Number(title, f"{value:{form}}", between)
+    def number(name: str, value: float, form: str, title: str, spread: str = "") -> Number:
+        between = result.between(name, form)
+        notes = filter(None, (spread, f"95 %: {between}" if between else ""))
+        return Number(title, f"{value:{form}}", "; ".join(notes))
 
-    accuracy = number("accuracy", result.accuracy, ".2%", "accuracy")
-    if not math.isnan(result.std):
-        accuracy = accuracy._replace(note=f"± {result.std:.2%} over the folds; {accuracy.note}")
+    spread = "" if math.isnan(result.std) else f"± {result.std:.2%} over the folds"
+    accuracy = number("accuracy", result.accuracy, ".2%", "accuracy", spread)
     tars = [
         Number(f"TAR at FAR {far:g}", "–", result.unmeasured[far])
         if far in result.unmeasured
@@ -166,9 +157,9 @@ def report_of(
         protocol=result.protocol,
         environment=environment,
         fars=tuple(result.tar_at_far),
-        names=names,
-        crop=crop,
-        no_face=no_face,
+        names=result.names,
+        crop=result.crop,
+        no_face=result.no_face,
     )
 
 

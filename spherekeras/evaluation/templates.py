@@ -18,7 +18,7 @@ from spherekeras.errors import DataError
 from spherekeras.evaluation import identification, metrics
 from spherekeras.evaluation.identification import OpenSetPoint
 from spherekeras.evaluation.metrics import OperatingPoint
-from spherekeras.evaluation.operating_points import HighestScores, allowed, operating_points
+from spherekeras.evaluation.operating_points import HighestScores, allowed, operating_points, plain
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 _ROWS = 8192
@@ -64,7 +64,7 @@ class TemplateVerification:
     def to_dict(self) -> dict[str, Any]:
         """Returns everything, ready for JSON; NaN becomes None."""
         return {
-            "points": [_plain(point) for point in self.points],
+            "points": [plain(point) for point in self.points],
             "genuine": self.genuine,
             "impostors": self.impostors,
             "templates": self.templates,
@@ -125,7 +125,7 @@ class TemplateIdentification:
                 name: {
                     **found._asdict(),
                     "ranks": {str(rank): share for rank, share in found.ranks.items()},
-                    "points": [_plain(point) for point in found.points],
+                    "points": [plain(point) for point in found.points],
                 }
                 for name, found in self.galleries.items()
             },
@@ -355,10 +355,3 @@ def _rows(templates: Templates, ids: ArrayLike, name: str) -> NDArray[np.int64]:
 
 def _joined(how: str) -> str:
     return f"{how}; " if how else ""
-
-
-def _plain(point: OperatingPoint | OpenSetPoint) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in point._asdict().items()
-    }

@@ -6,13 +6,16 @@ Similarity", CVPR 2011.
 
 import csv
 import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from spherekeras.errors import DataError
-from spherekeras.evaluation.fold_result import FoldResult, fold_result
+from spherekeras.evaluation.crops import Crops, Faces, check_mirror, embed, list_pictures
+from spherekeras.evaluation.verification import VerificationResult, verify_pairs
 
 _COLUMNS = ("split number", "first name", "second name", "is same")
 
@@ -85,6 +88,59 @@ def read_video_pairs(path: str | os.PathLike[str]) -> list[VideoPair]:
     return pairs
 
 
+def ytf(
+    faces: Faces,
+    folder: str | os.PathLike[str],
+    mirror: str = "concat",
+    subtract_mean: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> VerificationResult:
+    """Measures a face embedder on YouTube Faces, every frame of the listed videos.
+
+    A frame of the template's size is an aligned crop already (of 112x112 pixels too, for
+    `sphereface_112x96`); in any other the face is found, and where there is none the centre crop
+    is used.
+
+    Args:
+        faces: crops and embeds; see `Faces`.
+        folder: with `splits.txt` and `<person>/<video>/<frame>.jpg`.
+        mirror: "none", "sum" or "concat" of the embeddings of a crop and of its mirror image.
+        subtract_mean: subtract the mean embedding of the other folds' videos before the cosine.
+        progress: called with (videos done, videos in all).
+
+    Raises:
+        DataError: on an unknown mirror, as `read_video_pairs`, or on a video without frames.
+        ImageError: a frame that cannot be decoded.
+
+    Example::
+
+        print(ytf(FaceEmbedder.from_preset("..."), "YouTubeFaces"))
+    """
+    check_mirror(mirror)
+    pairs = read_video_pairs(pathlib.Path(folder, "splits.txt"))
+    frames: dict[str, list[pathlib.Path]] = {}
+    for path in list_pictures(folder, "*/*/*", "`<person>/<video>/<frame>.jpg`"):
+        frames.setdefault(f"{path.parts[-3]}/{path.parts[-2]}", []).append(path)
+    crops = Crops(faces)
+    means = {}
+    videos = _require(pairs, frames)
+    for done, video in enumerate(videos, 1):
+        rows = embed(faces, frames[video], crops.file, mirror)
+        means[video] = rows.mean(axis=0, dtype=np.float64)
+        if progress is not None:
+            progress(done, len(videos))
+    return _verify(
+        means,
+        pairs,
+        subtract_mean,
+        "YTF",
+        sum(len(frames[video]) for video in videos),
+        crops.how(mirror),
+        no_face=crops.no_face,
+        crop=lambda name: Crops(faces).file(frames.get(name, [pathlib.Path(folder, name)])[0]),
+    )
+
+
 def video_verification(
     embeddings: ArrayLike,
     video_ids: ArrayLike,
@@ -92,7 +148,7 @@ def video_verification(
     subtract_mean: bool = True,
     name: str = "YTF",
     how: str = "",
-) -> FoldResult:
+) -> VerificationResult:
     """Measures verification of videos: each is the mean of its frames' raw embeddings.
 
     Args:
@@ -123,31 +179,49 @@ def video_verification(
             "each frame."
         )
     names, video, frames = np.unique(videos, return_inverse=True, return_counts=True)
+    _require(pairs, names.tolist())
     sums = np.zeros((len(names), vectors.shape[1]))
     np.add.at(sums, video, vectors)
-    means = sums / frames[:, None]
-    place = {str(each): row for row, each in enumerate(names)}
-    wanted = {video for pair in pairs for video in (pair.first, pair.second)}
-    missing = sorted(wanted - place.keys())
+    means = dict(zip(names.tolist(), sums / frames[:, None], strict=True))
+    return _verify(means, pairs, subtract_mean, name, len(vectors), how)
+
+
+def _require(pairs: list[VideoPair], videos: Iterable[str]) -> list[str]:
+    """The videos of the pairs, sorted; a `DataError` where one of them has no frames."""
+    wanted = {video for pair in pairs for video in pair[:2]}
+    missing = sorted(wanted.difference(videos))
     if missing:
         raise DataError(
             f"Expected frames of every video. Received: none of {len(missing)} videos, the first "
-            f"{missing[0]}. Embed at least one frame of each."
+            f"{missing[0]}. Add at least one frame of each."
         )
-    return fold_result(
+    return sorted(wanted)
+
+
+def _verify(
+    means: Mapping[str, NDArray[np.float64]],
+    pairs: list[VideoPair],
+    subtract_mean: bool,
+    name: str,
+    frames: int,
+    how: str,
+    no_face: list[str] | None = None,
+    crop: Callable[[str], NDArray[np.uint8]] | None = None,
+) -> VerificationResult:
+    names = [pair[:2] for pair in pairs]
+    videos = {video for pair in names for video in pair}
+    return verify_pairs(
         name,
-        _taken(means, place, [pair.first for pair in pairs]),
-        _taken(means, place, [pair.second for pair in pairs]),
+        np.stack([means[first] for first, _ in names]),
+        np.stack([means[second] for _, second in names]),
         [pair.same for pair in pairs],
         [pair.fold for pair in pairs],
         subtract_mean,
-        len(vectors),
-        f"{len(wanted)} videos, each the mean of its frames' raw embeddings, {len(vectors)} frames "
-        f"in all{', ' + how if how else ''}",
+        pictures=frames,
+        how=f"{len(videos)} videos, each the mean of its frames' raw embeddings, "
+        f"{frames} frames in all{', ' + how if how else ''}",
+        people=[[video.rpartition("/")[0] or video for video in pair] for pair in names],
+        names=names,
+        no_face=no_face,
+        crop=crop,
     )
-
-
-def _taken(
-    means: NDArray[np.float64], place: dict[str, int], videos: list[str]
-) -> NDArray[np.float64]:
-    return means[[place[video] for video in videos]]

@@ -11,6 +11,7 @@ COUNTS = {
     (10, 96): 15_217_984,
     (20, 96): 22_666_944,
     (36, 96): 32_771_392,
+    (62, 96): 47_891_648,  # two residual convolutions of 128 channels less than 64
     (64, 96): 48_186_816,
     (4, 112): 14_397_504,
     (20, 112): 24_501_952,
@@ -23,6 +24,13 @@ def test_sphereface_parameters_are_the_released_ones(depth: int, width: int) -> 
     model = sk.backbones.SphereFaceNet(depth, input_shape=(112, width, 3))
     assert model.count_params() == COUNTS[depth, width]
     assert model.output_shape == (None, 512)
+
+
+def test_a_residual_bias_adds_its_channels() -> None:
+    """As in clcarwin's port: 8 residual units of 64, twice 128, four times 256, 512 channels."""
+    model = sk.backbones.SphereFaceNet(20, residual_bias=True)
+    assert model.count_params() == COUNTS[20, 96] + 2 * (64 + 2 * 128 + 4 * 256 + 512)
+    assert not model.get_layer("stage3_unit1_conv1").get_weights()[1].any()
 
 
 def test_sphereface_pads_both_sides_of_a_strided_convolution() -> None:
@@ -52,7 +60,7 @@ def test_sphereface_starts_as_the_release_does() -> None:
 
 
 def test_other_depths_are_refused() -> None:
-    with pytest.raises(ValueError, match="depths 4, 10, 20, 36, 64. Received: depth=12"):
+    with pytest.raises(ValueError, match="depths 4, 10, 20, 36, 62, 64. Received: depth=12"):
         sk.backbones.SphereFaceNet(12)
 
 

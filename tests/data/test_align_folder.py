@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import zipfile
+from contextlib import nullcontext
 
 import cv2
 import numpy as np
@@ -101,7 +102,7 @@ def test_a_folder_with_bad_files_is_worked_through(folder, tmp_path):
     )
     assert str(report) == (
         f"4 of 7 pictures have a crop in {out} (4 new); no face in 1, 2 unreadable, "
-        "several faces in 1."
+        "several faces in 1. Other files: 3."
     )
 
 
@@ -110,7 +111,10 @@ def test_the_manifest_has_a_line_a_picture_and_gives_the_crop_again(folder, tmp_
     align_folder(folder, out, "arcface_112x112", Drawn(), "largest")
     lines = {line["source"]: line for line in manifest(out)}
     assert list(lines) == sorted(lines)
-    assert len(lines) == 7
+    assert len(lines) == 7 + 3
+    assert lines["pairs.txt"] == {"source": "pairs.txt", "skipped": "not named as a picture"}
+    assert lines[".hidden.jpg"] == {"source": ".hidden.jpg", "skipped": "hidden"}
+    assert lines["__MACOSX/shadow.jpg"]["skipped"] == "hidden"
     assert lines["nobody.png"] == {
         "source": "nobody.png",
         "bytes": (folder / "nobody.png").stat().st_size,
@@ -199,6 +203,19 @@ def test_pictures_that_would_share_a_crop_keep_their_whole_names(tmp_path):
     }  # fmt: skip
 
 
+def test_crops_differ_where_case_is_ignored_and_none_is_another_ones_folder(tmp_path):
+    root, out = tmp_path / "in", tmp_path / "out"
+    names = ["a.jpg", "A.jpg", "a.png", "a.jpg.jpg", "b.jpg/x.png", "b.jpg/y.png", "b.bmp"]
+    for name in names:
+        draw(root / name)
+    report = align_folder(root, out, detector=Drawn())
+    assert report.aligned == len(names)
+    crops = [line["crop"] for line in manifest(out)]
+    assert len({crop.lower() for crop in crops}) == len(names)
+    assert {*crops, "manifest.jsonl"} == set(tree(out))
+    assert {"b.bmp.jpg", "b.jpg/x.jpg", "b.jpg/y.jpg"} < set(crops)
+
+
 def test_a_zip_gives_the_same_crops_as_its_folder(folder, tmp_path):
     archive = tmp_path / "photographs.zip"
     with zipfile.ZipFile(archive, "w") as file:
@@ -231,6 +248,20 @@ def test_zip_members_never_leave_the_folder(tmp_path, name):
     assert manifest(out)[0]["source"] == min(name, "good/a.jpg")
 
 
+def test_members_of_one_name_are_all_accounted_for(tmp_path):
+    archive, out = tmp_path / "a.zip", tmp_path / "out"
+    pictures = [draw(tmp_path / "in" / "a.png", seed).read_bytes() for seed in range(3)]
+    with zipfile.ZipFile(archive, "w") as file:
+        for content in pictures:
+            with pytest.warns(UserWarning) if "a.png" in file.namelist() else nullcontext():
+                file.writestr("a.png", content)
+    report = align_folder(archive, out, detector=Drawn())
+    reason = "a later member has its name"
+    assert report.failures == (module.Failure("a.png#1", reason), module.Failure("a.png#2", reason))
+    align_folder([tmp_path / "in" / "a.png"], tmp_path / "last", detector=Drawn())
+    assert (out / "a.jpg").read_bytes() == (tmp_path / "last" / "a.jpg").read_bytes()
+
+
 def test_damaged_encrypted_and_huge_members_are_listed(tmp_path, monkeypatch):
     picture = draw(tmp_path / "in" / "a.png").read_bytes()
     content = io.BytesIO()
@@ -253,7 +284,8 @@ def test_damaged_encrypted_and_huge_members_are_listed(tmp_path, monkeypatch):
     assert reasons["damaged.png"].startswith("damaged.png is damaged in the zip (Bad CRC-32")
     assert reasons["secret.png"] == ("secret.png is encrypted. Unpack the zip with its password.")
     assert reasons["huge.bmp"] == (
-        f"huge.bmp unpacks to {len(picture) * 2 + 2} bytes. Make it smaller first."
+        f"huge.bmp has {len(picture) * 2 + 2} bytes, expected at most {len(picture) + 1}. "
+        "Make it smaller first."
     )
 
 
@@ -266,6 +298,97 @@ def test_a_list_is_named_from_its_common_folder(folder, tmp_path):
     assert [failure.source for failure in report.failures] == ["missing.jpg"]
     assert report.failures[0].reason.startswith("There is no file missing.jpg. Expected")
     assert set(tree(tmp_path / "out")) == {"ann/ann_1.jpg", "bob/deep/b.jpg", "manifest.jsonl"}
+
+
+def test_folders_zips_pictures_and_lists_together(folder, tmp_path):
+    """What each of the four gives is named from the folder that all of them share."""
+    archive = tmp_path / "more.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(folder / "crowd.jpg", "deep/crowd.jpg")
+        file.writestr("../up.jpg", b"")
+        file.writestr("notes.md", b"")
+    (tmp_path / "paths.txt").write_text("photographs/bob\n\n  photographs/crowd.jpg\n")
+    out = tmp_path / "out"
+    source = [folder / "ann", folder / "ann" / "ann_1.jpg", archive, tmp_path / "paths.txt"]
+    report = align_folder(source, out, detector=Drawn())
+    assert set(tree(out)) == {
+        "manifest.jsonl",
+        "more.zip/deep/crowd.jpg",
+        *(f"photographs/{crop}" for crop in CROPS),
+    }
+    assert [failure.source for failure in report.failures] == ["more.zip/../up.jpg"]
+    assert report.skipped == 1
+    alone = align_folder(tmp_path / "paths.txt", tmp_path / "listed", detector=Drawn())
+    assert (alone.aligned, alone.failures) == (2, ())
+
+
+def test_one_picture_needs_no_list(folder, tmp_path):
+    align_folder(folder / "crowd.jpg", tmp_path / "one", detector=Drawn())
+    align_folder([folder / "crowd.jpg"], tmp_path / "list", detector=Drawn())
+    assert set(tree(tmp_path / "one")) == {"crowd.jpg", "manifest.jsonl"}
+    assert tree(tmp_path / "one") == tree(tmp_path / "list")
+
+
+def test_a_list_that_is_no_text(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError) as error:
+        align_folder(path, tmp_path / "out", detector=Drawn())
+    assert str(error.value) == (
+        f"{path} is not a list of paths. Expected text in UTF-8, a path a line."
+    )
+
+
+def test_of_several_frames_the_first_is_taken_and_the_manifest_says_so(tmp_path):
+    shades = [np.full((90, 80, 3), shade, np.uint8) for shade in (60, 120, 180)]
+    for suffix in (".gif", ".tiff"):
+        path = tmp_path / "in" / f"pages{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        assert cv2.imwritemulti(str(path), shades)
+    draw(tmp_path / "in" / "single.gif")
+    report = align_folder(tmp_path / "in", tmp_path / "out", detector=Drawn())
+    assert (report.aligned, report.several_frames) == (3, 2)
+    assert "First frame taken of 2." in str(report)
+    lines = {line["source"]: line for line in manifest(tmp_path / "out")}
+    assert {name: line.get("frames") for name, line in lines.items()} == {
+        "pages.gif": 3, "pages.tiff": 3, "single.gif": None,
+    }  # fmt: skip
+    for name in ("pages.gif.jpg", "pages.tiff.jpg"):
+        assert abs(images.read_image(tmp_path / "out" / name).mean() - 60) < 3
+
+
+def test_a_pipe_is_not_waited_for(folder, tmp_path):
+    os.mkfifo(folder / "pipe.jpg")
+    report = align_folder(folder, tmp_path / "out", detector=Drawn())
+    assert module.Failure(
+        "pipe.jpg", "pipe.jpg is no file but a pipe or device. Expected a picture."
+    ) in report.failures  # fmt: skip
+
+
+def test_a_name_that_cannot_be_written_is_one_failure(tmp_path):
+    archive, out = tmp_path / "a.zip", tmp_path / "out"
+    picture = draw(tmp_path / "in" / "a.jpg").read_bytes()
+    long = "n" * 300 + ".jpg"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in ("a.jpg", long, "manifest.jsonl/b.jpg"):
+            file.writestr(name, picture)
+    report = align_folder(archive, out, detector=Drawn())
+    reasons = {failure.source: failure.reason for failure in report.failures}
+    assert reasons[long] == "its crop cannot be written (File name too long)"
+    assert reasons["manifest.jsonl/b.jpg"].startswith("its crop cannot be written (")
+    assert set(tree(out)) == {"a.jpg", "manifest.jsonl"}
+
+
+def test_a_damaged_manifest_costs_work_not_the_run(folder, tmp_path):
+    out = tmp_path / "out"
+    align_folder(folder, out, detector=Drawn())
+    before = tree(out)
+    lines = (out / "manifest.jsonl").read_bytes().splitlines()
+    lines[5] = b"\xff" + lines[5][9:]
+    lines[7:7] = [b"[1]", b'{"source": 3}', b'{"source": []}', b"null"]
+    (out / "manifest.jsonl").write_bytes(b"\n".join(lines))
+    align_folder(folder, out, detector=Drawn())
+    assert tree(out) == before
 
 
 def test_a_second_source_joins_the_manifest(tmp_path):
@@ -317,10 +440,13 @@ def test_nothing_to_align(tmp_path):
         DataError, match=rf"There is no {tmp_path / 'no'}\. Expected a folder, a .zi"
     ):
         align_folder(tmp_path / "no", tmp_path / "out", detector=Drawn())
+    with pytest.raises(DataError, match=r"There are no pictures in .*notes\.txt\."):
+        align_folder(tmp_path / "notes.txt", tmp_path / "out", detector=Drawn())
+    (tmp_path / "notes").write_bytes(b"PK")
     with pytest.raises(
         DataError, match=r"is not a zip that can be read \(File is not a zip file\)"
     ):
-        align_folder(tmp_path / "notes.txt", tmp_path / "out", detector=Drawn())
+        align_folder(tmp_path / "notes", tmp_path / "out", detector=Drawn())
     assert not (tmp_path / "out").exists()
 
 

@@ -101,7 +101,7 @@ def test_unknown_template_suggests_the_nearest():
         alignment.find_template("arcface")
     assert str(error.value) == (
         "There is no template 'arcface'. Did you mean 'arcface_112x112'? "
-        "Known: arcface_112x112, sphereface_112x96."
+        "Known: arcface_112x112, dlib_150x150, sphereface_112x96."
     )
 
 

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from spherekeras.data import detection, images
+from spherekeras.data import alignment, detection, images
 from spherekeras.data.detection import Face
+from spherekeras.data.drawn_faces import draw_face
 from spherekeras.errors import DataError, ImageError
 
 DATA = pathlib.Path(
@@ -98,6 +99,24 @@ def test_a_small_face_in_a_large_photograph_is_found(yunet, photographs):
     np.testing.assert_allclose(subject(yunet, photograph).landmarks, there, atol=4)
 
 
+@pytest.mark.parametrize("place", ["fills the picture", "is tiny"])
+def test_a_face_not_found_at_first_is_looked_for_smaller_and_larger(
+    yunet, photographs, place, monkeypatch
+):
+    there = subject(yunet, photographs[2]).landmarks
+    if place == "is tiny":
+        picture = np.full((1600, 2000, 3), 90, np.uint8)
+        picture[400:475, 700:775] = scaled(photographs[2], 0.3)
+        there, tolerance = (there + 0.5) * 0.3 + [699.5, 399.5], 1.5
+    else:  # from the brows to the mouth
+        x, y = (there.mean(axis=0) - 26).astype(int)
+        picture = np.ascontiguousarray(photographs[2][y : y + 52, x : x + 52])
+        there, tolerance = there - [x, y], 12
+    np.testing.assert_allclose(subject(yunet, picture).landmarks, there, atol=tolerance)
+    monkeypatch.setattr(detection, "_LOOKS", detection._LOOKS[:1])
+    assert yunet.detect(picture) == []
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_views_halve_the_jitter(name, photographs):
     """Landmarks under known shifts and scales are mapped back; their scatter must fall by half."""
@@ -115,6 +134,44 @@ def test_views_halve_the_jitter(name, photographs):
         return np.mean(scatter)
 
     assert jitter(4) < 0.5 * jitter(0)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return [draw_face(identity, 1, (250, 250)) for identity in range(30)]
+
+
+def errors(detector, faces):
+    """Of the landmarks, in percent of the distance between the eyes: with the mean offset of each
+    landmark and without (drawn noses and mouths lie elsewhere than people's); and how far the true
+    landmarks lie from where the best transform brings them, in pixels of the crop."""
+    offsets, crops = [], []
+    target = np.array(alignment.TEMPLATES["sphereface_112x96"].landmarks)
+    for face in faces:
+        found = subject(detector, face.image).landmarks
+        eyes = np.linalg.norm(face.landmarks[1] - face.landmarks[0])
+        offsets.append((found - face.landmarks) / eyes * 100)
+        there, best = (
+            face.landmarks @ transform[:, :2].T + transform[:, 2]
+            for transform in (
+                alignment.similarity_transform(points, target) for points in (found, face.landmarks)
+            )
+        )
+        crops.append(np.linalg.norm(there - best, axis=1))
+    centred = np.linalg.norm(offsets - np.mean(offsets, axis=0), axis=2)
+    return np.linalg.norm(offsets, axis=2).mean(), centred.mean(), np.mean(crops)
+
+
+# Measured on these faces: (8.06, 6.27, 2.70) and (11.07, 6.25, 4.33).
+@pytest.mark.parametrize(
+    ("name", "bounds"), [(MODELS[0], (8.9, 6.9, 3.0)), (MODELS[1], (12.2, 6.9, 4.8))]
+)
+def test_the_error_on_drawn_faces_stays_within_its_bounds_and_views_lower_it(name, bounds, drawn):
+    found = np.array(errors(detection.YuNetDetector(model(name)), drawn))
+    assert (found < bounds).all(), found
+    if name == MODELS[0]:
+        without = np.array(errors(detection.YuNetDetector(model(name), views=0), drawn))
+        assert (found < [0.9, 0.85, 0.9] * without).all(), (found, without)
 
 
 def test_a_model_of_fixed_size_agrees(yunet, photographs, monkeypatch):
@@ -254,6 +311,30 @@ def test_mtcnn_scales_landmarks_back(mtcnn, photographs, factor):
     there = subject(mtcnn, photographs[0]).landmarks
     back = (subject(mtcnn, scaled(photographs[0], factor)).landmarks + 0.5) / factor - 0.5
     np.testing.assert_allclose(there, back, atol=6)
+
+
+def test_the_error_of_mtcnn_on_drawn_faces_stays_within_its_bounds(mtcnn, drawn):
+    found = errors(mtcnn, drawn[:12])  # measured: 6.83, 5.17, 2.05
+    assert (np.array(found) < (7.5, 5.7, 2.3)).all(), found
+
+
+def test_mtcnn_looks_again_at_other_sizes_and_then_less_sure():
+    """A stand-in for the network finds a face at the last look only."""
+    seen = []
+
+    class Network:
+        def detect_faces(self, image, threshold_onet=0.8, **options):
+            seen.append((image.shape[:2], threshold_onet))
+            row = [0, 9.5, 9.5, 19.5, 19.5, 0.7, *[11.5] * 5, *[13.5] * 5]
+            return np.array([row] if len(seen) == 6 else np.zeros((0, 16)))
+
+    detector = detection.MtcnnDetector.__new__(detection.MtcnnDetector)
+    detector._network = Network()
+    (face,) = detector.detect(np.zeros((100, 200, 3), np.uint8))
+    sizes = [(100, 200), (50, 100), (200, 400)]
+    assert seen == [(size, 0.8) for size in sizes] + [(size, 0.6) for size in sizes]
+    assert face.box == (4.5, 4.5, 5.0, 5.0)
+    np.testing.assert_allclose(face.landmarks, [[5.5, 6.5]] * 5)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 900), (250, 250)])

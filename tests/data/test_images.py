@@ -1,3 +1,4 @@
+import io
 import os
 import pathlib
 import struct
@@ -7,6 +8,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from spherekeras.data import images
 from spherekeras.errors import ImageError
@@ -140,6 +142,82 @@ def test_palette_with_transparency():
     assert images.read_image(data).tolist() == [[[1, 2, 3], [255, 255, 255]]]
 
 
+COLOURS = np.array([[[200, 90, 30], [20, 60, 220]], [[250, 250, 250], [10, 10, 10]]], np.uint8)
+
+
+def test_the_unused_fourth_byte_of_a_bitmap_is_no_transparency():
+    rows = [np.pad(row[:, ::-1], [(0, 0), (0, 1)]).tobytes() for row in UPRIGHT[::-1]]
+    header = struct.pack("<IHHIIiiHHIIiiII", 54 + 160, 0, 0, 54, 40, 8, 5, 1, 32, 0, 0, 0, 0, 0, 0)
+    np.testing.assert_array_equal(images.read_image(b"BM" + header + b"".join(rows)), UPRIGHT)
+
+
+@pytest.mark.parametrize("marker", ["inverted", "YCCK", "none"])
+def test_cmyk_has_the_colours_that_pillow_sees(marker):
+    """Adobe writes them inverted, with the colour transform or without."""
+    picture = Image.fromarray(np.kron(COLOURS, np.ones((32, 32, 1), np.uint8))).convert("CMYK")
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=95)
+    data = bytearray(content.getvalue())
+    start = data.index(b"\xff\xee\0\x0eAdobe")
+    if marker == "YCCK":
+        data[start + 15] = 2
+    if marker == "none":
+        del data[start : start + 16]
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    read = images.read_image(bytes(data))
+    assert np.abs(read - expected).max() <= 2
+    if marker != "YCCK":  # that was made of other numbers
+        assert np.abs(read[16::32, 16::32].astype(int) - COLOURS).max() <= 3
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "YCbCr", "I;16"])
+def test_tiff_modes_have_the_colours_that_pillow_sees(mode):
+    picture = Image.fromarray(COLOURS)
+    if mode == "I;16":
+        picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+        expected = np.asarray(picture) // 257
+        expected = np.stack([expected] * 3, axis=-1)
+    else:
+        expected = np.asarray(picture.convert(mode).convert("RGB"))
+        picture = picture.convert(mode)
+    content = io.BytesIO()
+    picture.save(content, "TIFF")
+    assert np.abs(images.read_image(content.getvalue()).astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", TURNS)
+def test_orientation_and_transparency_are_as_pillow_has_them(kind, orientation):
+    alpha = np.random.default_rng(1).integers(0, 2, UPRIGHT.shape[:2], np.uint8) * 255
+    exif_data = Image.Exif()
+    exif_data[0x0112] = orientation
+    content = io.BytesIO()
+    options = {"lossless": True} if kind == "WEBP" else {}
+    Image.fromarray(np.dstack([UPRIGHT, alpha])).save(content, kind, exif=exif_data, **options)
+    pillow = np.asarray(ImageOps.exif_transpose(Image.open(content)).convert("RGBA"))
+    expected = np.where(pillow[..., 3:] == 255, pillow[..., :3], 255)
+    np.testing.assert_array_equal(images.read_image(content.getvalue()), expected)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG"])
+def test_of_several_frames_it_is_the_first(kind):
+    first, *rest = [Image.new("RGB", (9, 7), colour) for colour in ("red", "lime", "blue")]
+    content = io.BytesIO()
+    first.save(content, kind, save_all=True, append_images=rest)
+    read = images.read_image(content.getvalue())
+    assert np.abs(read.astype(int) - [255, 0, 0]).max() <= 3
+    assert read.shape == (7, 9, 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (8, 8), (1, 3000), (9000, 2)])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tiff", ".gif", ".ppm"])
+def test_tiny_and_thin_pictures(shape, suffix):
+    assert images.read_image(encode(np.full((*shape, 3), 99, np.uint8), suffix)).shape == (
+        *shape,
+        3,
+    )
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 def test_16_bits_become_8(suffix):
     data = encode(UPRIGHT.astype(np.uint16) * 257, suffix)
@@ -187,6 +265,12 @@ def test_folder(tmp_path):
         images.read_image(tmp_path)
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match=r"is no file but a pipe or device\. Expected a picture"):
+        images.read_image(tmp_path / "pipe.jpg")
+
+
 def test_empty_file(tmp_path):
     path = tmp_path / "empty.jpg"
     path.touch()
@@ -227,10 +311,15 @@ def test_an_absurd_size_is_refused_before_decoding():
         images.read_image(data)
 
 
-def test_the_size_of_other_formats_is_checked_after_decoding(monkeypatch):
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tiff", ".gif", ".ppm"])
+def test_the_size_is_checked_before_decoding(suffix, monkeypatch):
+    data = encode(UPRIGHT, suffix)
+    monkeypatch.setattr(images, "MAX_PIXELS", 40)
+    images.read_image(data)
     monkeypatch.setattr(images, "MAX_PIXELS", 39)
+    monkeypatch.setattr(cv2, "imdecode", None)
     with pytest.raises(ImageError, match="too large: 8 x 5 pixels"):
-        images.read_image(encode(UPRIGHT, ".bmp"))
+        images.read_image(data)
 
 
 @pytest.mark.parametrize("archive", ["lfw-deepfunneled.zip", "faces_112x112.zip"])

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 import zipfile
 
 import cv2
@@ -104,6 +106,60 @@ def test_a_killed_run_is_written_anew(crops: pathlib.Path, tmp_path: pathlib.Pat
     files = json.loads((tmp_path / "records" / "records.json").read_text())["files"]
     assert set(files) == {"index.npz", "shard-00000.tfrecord"}
     assert not (tmp_path / "records" / "shard-00007.tfrecord").exists()
+
+
+KILLED = """
+import os, pathlib, random, signal, sys, time
+import tensorflow
+from spherekeras.data import records
+
+source, out, seed = sys.argv[1:]
+records._SHARD = 7
+for _ in range(2):  # the first one loads what TensorFlow needs
+    started = time.monotonic()
+    records.pack(source, out + "-whole")
+took = time.monotonic() - started
+chance = random.Random(int(seed))
+for _ in range(12):
+    child = os.fork()
+    if not child:
+        records.pack(source, out)
+        os._exit(0)
+    time.sleep(chance.random() * took)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    left = sorted(path.name for path in pathlib.Path(out).glob("*"))
+    print(len([name for name in left if name.startswith("shard")]), "records.json" in left)
+    try:
+        records.open_records(out)
+    except records.DataError as error:
+        assert "is not a finished records folder" in str(error), error
+records.pack(source, out)
+"""
+
+
+def test_a_run_killed_at_any_moment_and_run_again_gives_the_same_bytes(
+    tmp_path: pathlib.Path,
+) -> None:
+    rng = np.random.default_rng(1)
+    for person in range(20):
+        (tmp_path / "crops" / f"p{person}").mkdir(parents=True)
+        for number in range(10):
+            picture = rng.integers(0, 256, (12, 10, 3), np.uint8)
+            cv2.imwrite(str(tmp_path / "crops" / f"p{person}" / f"{number}.png"), picture)
+    out = tmp_path / "out"
+    run = subprocess.run(  # of its own, since it forks
+        [sys.executable, "-c", KILLED, str(tmp_path / "crops"), str(out), "5"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    moments = run.stdout.splitlines()
+    assert len(moments) == 12 and len(set(moments)) >= 3, moments  # killed at different stages
+    whole = {path.name: path.read_bytes() for path in pathlib.Path(f"{out}-whole").iterdir()}
+    assert len(whole) == 29 + 2
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
 
 
 def test_people_of_one_name_in_two_folders_are_two(tmp_path: pathlib.Path) -> None:

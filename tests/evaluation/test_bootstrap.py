@@ -12,7 +12,9 @@ from spherekeras.evaluation.bootstrap import bootstrap_intervals, linked_groups
 
 NORMAL = NormalDist()
 FARS = [0.5, 0.1, 0.02]
+LIMITS = 0.4  # of the accuracy
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": lambda s, y: metrics.accuracy(s, y, LIMITS),
     "auc": metrics.auc,
     "eer": metrics.eer,
     **{f"tar_at_far_{far}": lambda s, y, far=far: metrics.tar_at_far(s, y, far) for far in FARS},
@@ -72,12 +74,10 @@ def naive(
 @pytest.mark.parametrize(("pairs", "levels"), [(300, None), (300, 2), (200, 1)])
 def test_pairs_as_a_naive_loop_over_resampled_lists(pairs: int, levels: int | None) -> None:
     scores, same = draw(pairs, levels)
-    both = bootstrap_intervals(
-        scores, same, FARS, others={"own": metrics.auc}, confidence=0.9, samples=40, seed=3
-    )
-    assert both.intervals["own"] == pytest.approx(both.intervals["auc"], abs=1e-12)
     wanted = naive(scores, same, lambda random: by_pair(same, random))
-    plain = bootstrap_intervals(scores, same, FARS, confidence=0.9, samples=40, seed=3)
+    plain = bootstrap_intervals(
+        scores, same, FARS, thresholds=LIMITS, confidence=0.9, samples=40, seed=3
+    )
     for name, interval in wanted.items():
         assert plain.intervals[name] == pytest.approx(interval, abs=1e-12), name
     assert plain.unmeasured == {}
@@ -89,7 +89,7 @@ def test_groups_as_a_naive_loop_over_resampled_lists(kind: type) -> None:
     scores, same = draw(400, 4)
     groups = np.array([kind(each) for each in np.random.default_rng(0).integers(0, 30, 400)])
     ours = bootstrap_intervals(
-        scores, same, FARS, groups=groups, confidence=0.9, samples=40, seed=3
+        scores, same, FARS, groups, LIMITS, confidence=0.9, samples=40, seed=3
     )
     wanted = naive(scores, same, lambda random: by_group(groups, random))
     for name, interval in wanted.items():
@@ -104,7 +104,7 @@ def test_people_as_a_naive_loop_over_resampled_lists() -> None:
     same = owner[first] == owner[second]
     scores = np.round(np.random.default_rng(1).normal(size=same.size) + same, 1)
     ours = bootstrap_intervals(
-        scores, same, FARS, groups=persons, confidence=0.9, samples=40, seed=3
+        scores, same, FARS, persons, np.full(same.size, LIMITS), 0.9, samples=40, seed=3
     )
     wanted = naive(scores, same, lambda random: by_people(persons, random))
     for name, interval in wanted.items():
@@ -214,18 +214,15 @@ def test_confidence_widens_and_perfect_scores_collapse() -> None:
     assert perfect == {"auc": (1, 1), "eer": (0, 0), "tar_at_far_0.5": (1, 1)}
 
 
-def test_metrics_of_your_own_are_called_on_each_resample() -> None:
-    seen = []
-
-    def metric(scores: np.ndarray, same: np.ndarray) -> float:
-        seen.append((scores.shape, same.shape, int(same.sum())))
-        return metrics.accuracy(scores, same, 0.5)
-
-    scores, same = draw(60, None)
-    result = bootstrap_intervals(scores, same, [], others={"accuracy": metric}, samples=30)
-    assert seen == [((60,), (60,), 20)] * 30
-    low, high = result.intervals["accuracy"]
-    assert low < metrics.accuracy(scores, same, 0.5) < high
+def test_the_accuracy_is_that_of_each_pairs_own_threshold() -> None:
+    scores, same = draw(90, None)
+    limits = np.linspace(-1, 2, 90)
+    own = bootstrap_intervals(scores, same, [], thresholds=limits).intervals
+    # A shift of scores and thresholds alike moves nothing.
+    shifted = bootstrap_intervals(scores - limits, same, [], thresholds=0).intervals
+    assert own["accuracy"] == shifted["accuracy"]
+    assert own["accuracy"][0] < metrics.accuracy(scores, same, limits) < own["accuracy"][1]
+    assert "accuracy" not in bootstrap_intervals(scores, same, []).intervals
 
 
 def test_a_far_that_the_pairs_cannot_measure_is_said() -> None:
@@ -303,6 +300,7 @@ def test_links_are_those_of_a_naive_closure() -> None:
             r"`confidence` in \(0, 1\) .* Received: confidence=1.0, samples=1000.",
         ),
         ({"samples": 0}, "Received: confidence=0.95, samples=0. Pass `confidence=0.95`."),
+        ({"thresholds": [0.5]}, r"one for each of the 4 pairs. Received: shape \(1,\)"),
         ({"fars": [0.0]}, r"Expected a FAR in \(0, 1\]. Received: 0.0."),
         (
             {"groups": [1, 2]},

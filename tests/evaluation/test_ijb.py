@@ -9,7 +9,7 @@ import pytest
 
 from spherekeras.data import alignment
 from spherekeras.errors import DataError, ImageError
-from spherekeras.evaluation import ijb as module
+from spherekeras.evaluation import crops as shared
 from spherekeras.evaluation.ijb import (
     MediaList,
     ijb,
@@ -277,7 +277,7 @@ def package(write: Write, tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def test_a_whole_package(package: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BATCH", 20)
+    monkeypatch.setattr(shared, "_BATCH", 20)
     faces = PixelFaces()
     steps: list[tuple[int, int]] = []
     result = ijb(faces, package, progress=lambda done, total: steps.append((done, total)))
@@ -299,8 +299,8 @@ def test_a_whole_package(package: pathlib.Path, monkeypatch: pytest.MonkeyPatch)
     assert result.identification.ranks == wanted.ranks
     assert list(result.identification.galleries) == ["G1", "G2"]
     assert (
-        "; 54 pictures of IJBC aligned by its landmarks to sphereface_112x96, mirror: sum, raw "
-        "embeddings; a template is"
+        "; 54 pictures of IJBC aligned by its landmarks to sphereface_112x96; the embeddings of a "
+        "crop and of its mirror image are added, none normalised; a template is"
     ) in result.verification.protocol
     text = str(result)
     assert str(result.verification) in text and str(result.identification) in text

@@ -1,16 +1,19 @@
+import importlib
 import json
 import math
 import pathlib
+import types
 
+import cv2
 import numpy as np
 import pytest
 
 from spherekeras.errors import DataError
-from spherekeras.evaluation import megaface as module
 from spherekeras.evaluation import metrics
 from spherekeras.evaluation.identification import TIE
-from spherekeras.evaluation.megaface import MegaFaceResult, megaface
+from spherekeras.evaluation.megaface import MegaFaceResult, megaface, megaface_folders
 
+module = importlib.import_module("spherekeras.evaluation.megaface")  # the function hides it
 RANDOM = np.random.default_rng(21)
 
 
@@ -209,3 +212,46 @@ def test_refuses(changes: dict, message: str) -> None:
     given = {"probes": [[1, 0.1], [1, -0.1], [0, 1]], "people": [1, 1, 2]}
     with pytest.raises(DataError, match=message):
         megaface(**{**given, "distractors": [[0.5, 1], [1, 0]], "sizes": [2], **changes})
+
+
+class GreyFaces:
+    """Stands in for the embedder: the embedding is some of the crop's pixels."""
+
+    config = types.SimpleNamespace(template="sphereface_112x96")
+
+    def embed_crops(self, crops: np.ndarray, mirror: str, normalize: bool) -> np.ndarray:
+        assert mirror == "sum" and not normalize
+        return crops[:, ::16, ::16, 0].reshape(len(crops), -1).astype(np.float32) - 128
+
+
+def test_folders_of_probes_and_distractors(tmp_path: pathlib.Path) -> None:
+    def write(name: str, coarse: np.ndarray) -> np.ndarray:
+        noisy = np.clip(coarse + RANDOM.integers(-140, 141, coarse.shape), 0, 255)
+        pixels = noisy.repeat(16, 0).repeat(16, 1).astype(np.uint8)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(tmp_path / name), pixels)
+        return pixels[::16, ::16].ravel() - 128.0
+
+    people = RANDOM.integers(0, 256, (4, 7, 6))
+    probes = [write(f"probes/P{k}/{n}.png", people[k]) for k in range(4) for n in range(2)]
+    names = [f"others/{k % 3}/{k:02}.png" for k in range(12)] + ["others/99.png"]
+    others = [write(name, people[k % 4]) for k, name in enumerate(names)]  # much like the probes
+    order = np.random.default_rng(0).permutation(13)  # of the names in order
+    others = np.array(others)[np.argsort(names)][order]
+    steps: list[int] = []
+    result = megaface_folders(
+        GreyFaces(), tmp_path / "probes", tmp_path / "others", progress=lambda n, _: steps.append(n)
+    )
+    wanted = megaface(probes, np.repeat(np.arange(4), 2), others)
+    assert steps == [21]
+    assert (result.ranks, result.searches) == (wanted.ranks, wanted.searches)
+    assert list(result.ranks) == [10, 13]
+    assert 0 < result.ranks[13][1] < 1
+    assert (
+        "; distractors in a fixed shuffled order; 21 aligned crops as they are; none dropped; the "
+        "embeddings of a crop and of its mirror image are added; cosine in float32"
+    ) in result.protocol
+    with pytest.raises(DataError, match="none holds no pictures. Expected `<person>/<picture>.jp"):
+        megaface_folders(GreyFaces(), tmp_path / "none", tmp_path / "others")
+    with pytest.raises(DataError, match="none holds no pictures. Expected distractors, "):
+        megaface_folders(GreyFaces(), tmp_path / "probes", tmp_path / "none")

@@ -197,31 +197,6 @@ def test_accuracy_compares_in_double_precision() -> None:
     assert metrics.accuracy(scores, [1, 0], metrics.best_accuracy_threshold(scores, [1, 0])) == 1
 
 
-def test_bootstrap_interval_is_that_of_resampled_pairs() -> None:
-    scores, same = draw(150, None)
-    right = (scores >= 0.4) == same
-    resampled = [right[RANDOM.integers(0, 150, 150)].mean() for _ in range(4000)]
-    interval = metrics.bootstrap_interval(scores, same, 0.4, confidence=0.9)
-    np.testing.assert_allclose(interval, np.quantile(resampled, [0.05, 0.95]), atol=1 / 150)
-    assert metrics.bootstrap_interval(scores, same, np.full(150, 0.4), 0.9) == interval
-
-
-def test_bootstrap_interval_depends_on_its_seed_alone() -> None:
-    scores, same = draw(500, None)
-    intervals = [metrics.bootstrap_interval(scores, same, 0.4, samples=20, seed=s) for s in (0, 1)]
-    assert intervals[0] != intervals[1]
-    assert metrics.bootstrap_interval(scores, same, 0.4, samples=20, seed=0) == intervals[0]
-    wider = metrics.bootstrap_interval(scores, same, 0.4, confidence=0.99)
-    normal = metrics.bootstrap_interval(scores, same, 0.4, confidence=0.9)
-    assert wider[0] < normal[0] < metrics.accuracy(scores, same, 0.4) < normal[1] < wider[1]
-
-
-@pytest.mark.parametrize(("confidence", "samples"), [(0, 10), (1, 10), (95, 10), (0.95, 0)])
-def test_bootstrap_interval_refuses(confidence: float, samples: int) -> None:
-    with pytest.raises(DataError, match=r"Received: confidence=.*Pass `confidence=0.95`.$"):
-        metrics.bootstrap_interval([0.9, 0.1], [1, 0], 0.5, confidence, samples)
-
-
 @pytest.mark.parametrize("function", [metrics.roc, metrics.auc, metrics.eer])
 @pytest.mark.parametrize(
     ("scores", "same", "message"),

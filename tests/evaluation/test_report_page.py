@@ -16,7 +16,7 @@ import pytest
 from spherekeras import cli
 from spherekeras.data.drawn_faces import drawn_crops
 from spherekeras.errors import DataError, NoFaceError
-from spherekeras.evaluation import lfw, lfw_crops, metrics
+from spherekeras.evaluation import lfw, metrics
 from spherekeras.evaluation.report_page import Number, Report, report_of, write_report
 
 CROPS = drawn_crops(range(8), 3)[0]
@@ -301,16 +301,15 @@ def test_lfw_names_its_pairs_and_gives_their_crops(small_lfw: pathlib.Path, view
         assert pair == tuple(f"{name}/{name}_000{number}.jpg" for name, number in wanted)
     right = (result.similarities >= result.pair_thresholds) == result.same
     assert right.mean() == pytest.approx(result.accuracy)
-    with lfw_crops(faces, small_lfw) as crop:
-        np.testing.assert_array_equal(crop(NAMES[4]), CROPS[4])
-        assert (crop("P2/P2_0002.jpg") == 77).all()
+    np.testing.assert_array_equal(result.crop(NAMES[4]), CROPS[4])
+    assert (result.crop("P2/P2_0002.jpg") == 77).all()
 
 
 def test_a_result_of_lfw_as_a_report(small_lfw: pathlib.Path) -> None:
     result = lfw(DrawnEmbedder(small_lfw), small_lfw, view=2)
-    report = report_of(result, "a title", {}, result.names, None, result.no_face)
+    report = report_of(result, "a title", {})
     numbers = {number.name: number for number in report.numbers}
-    low, high = result.interval
+    low, high = result.intervals["accuracy"]
     assert numbers["accuracy"].value == f"{result.accuracy:.2%}"
     assert numbers["accuracy"].note == (
         f"± {result.std:.2%} over the folds; 95 %: {low:.2%} to {high:.2%}"
@@ -324,12 +323,10 @@ def test_a_result_of_lfw_as_a_report(small_lfw: pathlib.Path) -> None:
         "TAR at FAR 0.001", "–", "FAR 0.001 needs at least 1000 different pairs, there are 8"
     )
     assert report.no_face == ["P2/P2_0002.jpg"] and report.protocol == result.protocol
-    assert (
-        "over the folds"
-        not in report_of(lfw(DrawnEmbedder(small_lfw), small_lfw, view=1), "a title", {})
-        .numbers[0]
-        .note
-    )
+    assert (report.names, report.crop) == (result.names, result.crop)
+    # All pairs of view 1 are linked, and there are no folds: nothing is known to note.
+    view_1 = report_of(lfw(DrawnEmbedder(small_lfw), small_lfw, view=1), "a title", {})
+    assert view_1.numbers[0].note == ""
 
 
 def test_evaluate_writes_the_page(
@@ -341,13 +338,13 @@ def test_evaluate_writes_the_page(
     preset = tmp_path / "tiny"
     preset.mkdir()
     (preset / "model.weights.h5").write_bytes(b"weights")
-    monkeypatch.setattr(cli, "_load", lambda options: DrawnEmbedder(preset))
+    monkeypatch.setattr(cli, "_load", lambda options, lazy: DrawnEmbedder(preset))
     pages = []
     for name in ("one.html", "two.html"):
         arguments = ["evaluate", "tiny", "--data", str(small_lfw), "--report", str(tmp_path / name)]
         assert cli.main(arguments) == 0
         pages.append((tmp_path / name).read_bytes())
-    assert "LFW view 2: accuracy" in capsys.readouterr().out
+    assert "LFW view 2: 16 pairs; in brackets" in capsys.readouterr().out
     assert pages[0] == pages[1]
     text = pages[0].decode()
     assert "<h1>tiny on LFW view 2</h1>" in text and str(tmp_path) not in text
@@ -361,7 +358,7 @@ def test_evaluate_writes_the_page(
 def test_a_report_that_cannot_be_written_is_told_before_the_work(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def load(options: object) -> None:
+    def load(options: object, lazy: bool) -> None:
         raise AssertionError("the work has begun")
 
     monkeypatch.setattr(cli, "_load", load)
