@@ -3,7 +3,8 @@
     python benchmarks/pipeline.py RECORDS        # a records folder of `spherekeras pack`; a minute
 
 Bare: OpenCV decodes the same encoded crops and nothing else, in one plain loop, and on as many
-threads as there are cores. The runs alternate, so that a slow spell of the machine meets all of them; medians of the rounds.
+threads as there are cores. The runs alternate, so that a slow spell of the machine meets all of
+them; medians of the rounds.
 Results go to pipeline.csv beside this file.
 """
 
