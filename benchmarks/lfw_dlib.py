@@ -10,8 +10,9 @@ for one crop, 99.38 % for 100 slightly different ones added up (dlib's face_reco
 on view 1 (test pairs; the other way round in brackets): the measured `LANDMARKS` 98.90 % (99.36 %),
 dlib's mean face 98.50 % (99.27 %); the mirrored crop added 98.90 % (99.36 %), left out 98.90 %
 (98.95 %); no mean subtracted 98.90 % (99.36 %), subtracted 98.30 % (98.68 %); four turned and
-shifted crops more 98.80 % (99.41 %), five times the work for nothing. View 2, which chose nothing: 99.15 %,
-95 % interval 98.90 % to 99.39 %, over groups of pairs that share nobody (yunet 2026may, 4 views).
+shifted crops more 98.80 % (99.41 %), five times the work for nothing. View 2, which chose nothing:
+99.15 %, 95 % interval 98.90 % to 99.39 %, over groups of pairs that share nobody (yunet 2026may, 4
+views).
 """
 
 import os
