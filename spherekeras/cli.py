@@ -15,6 +15,7 @@ from typing import Any
 
 from spherekeras import __version__
 from spherekeras.errors import SphereKerasError
+from spherekeras.terminal import silenced
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -566,17 +567,8 @@ def _quiet_decoders() -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps TensorFlow's start-up chatter, which is not Python's, off the terminal."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
+    with silenced():
         import keras  # noqa: F401
 
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -14,7 +14,7 @@ from absl import logging
 
 from spherekeras.data import alignment
 from spherekeras.data.records import Records
-from spherekeras.embedder import load_preset
+from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import DataError
 from spherekeras.files import atomic_path, sha256
 
@@ -22,12 +22,12 @@ _BLOCK = 1024
 
 
 def imitated(
-    preset: str | os.PathLike[str],
+    teacher: FaceEmbedder,
     records: Records,
     positions: np.ndarray,
     folder: str | os.PathLike[str],
 ) -> np.ndarray:
-    """Returns what a preset says of crops: embeddings of unit length, float32 `(n, dim)`.
+    """Returns what a teacher says of crops: embeddings of unit length, float32 `(n, dim)`.
 
     The mean of all is subtracted: what every face has in common teaches nothing, and a network
     that is trained on distances may put it at nine tenths of an embedding's length.
@@ -36,7 +36,7 @@ def imitated(
     similarity transform between the two; where the preset's crop shows more, edge pixels repeat.
 
     Args:
-        preset: the teacher, name or folder.
+        teacher: a loaded preset.
         records: the crops, 112x112 or 112x96.
         positions: which of them.
         folder: keeps finished blocks, so that work that was cut off goes on; those of another
@@ -44,11 +44,9 @@ def imitated(
 
     Raises:
         DataError: crops of a size that no template has.
-        PresetError: see `load_preset`.
 
     Source: Distilling the Knowledge in a Neural Network, arXiv 1503.02531.
     """
-    teacher = load_preset(preset)
     own = [
         template
         for template in alignment.TEMPLATES.values()

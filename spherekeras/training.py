@@ -66,6 +66,7 @@ def train(
     out = pathlib.Path(out)
     plan = load_recipe(recipe)
     check_model(plan)
+    teacher = load_teacher(plan) if plan.teacher.preset else None
     text = pathlib.Path(recipe).read_text(encoding="utf-8")
     records = _records(source, out)
     _claim(out, text, records)
@@ -100,10 +101,7 @@ def train(
     if done:
         logging.info("going on from step %d of %d", done, plan.training.steps)
     if done < plan.training.steps:
-        targets = None
-        if plan.teacher.preset:
-            targets = imitated(plan.teacher.preset, records, train_positions, out / "teacher")
-            _check_width(targets, plan)
+        targets = imitated(teacher, records, train_positions, out / "teacher") if teacher else None
         batches = pipeline.Batches(
             records,
             train_positions,
@@ -144,7 +142,7 @@ def _all_devices() -> Any:
 
 
 def build_model(recipe: Recipe, classes: int) -> Sequential:
-    """Returns `Sequential([backbone, head])` in the recipe's number format."""
+    """Returns `Sequential([pixels, backbone, head])` in the recipe's number format."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.training.precision)
     try:
@@ -214,6 +212,18 @@ def check_model(recipe: Recipe) -> None:
         build_backbone(recipe.backbone)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"The recipe's head or backbone cannot be built: {error}") from None
+
+
+def load_teacher(plan: Recipe) -> FaceEmbedder:
+    """Returns the network that a recipe imitates, if the backbone can."""
+    teacher = load_preset(plan.teacher.preset)
+    width = teacher.backbone.output_shape[-1]
+    if width != plan.backbone.embedding_dim:
+        raise RecipeError(
+            f"The teacher's embeddings have {width} dimensions, the backbone's "
+            f"{plan.backbone.embedding_dim}. Set backbone.embedding_dim = {width}."
+        )
+    return teacher
 
 
 def build_backbone(plan: Backbone) -> keras.Model:
@@ -307,14 +317,6 @@ def learning_rate(plan: Optimizer, steps: int) -> keras.optimizers.schedules.Lea
     return schedules.PiecewiseConstantDecay(
         [*range(plan.warmup), *(m - 1 for m in plan.milestones)], [*ramp, *falls]
     )
-
-
-def _check_width(targets: np.ndarray, plan: Recipe) -> None:
-    if targets.shape[1] != plan.backbone.embedding_dim:
-        raise RecipeError(
-            f"The teacher's embeddings have {targets.shape[1]} dimensions, the backbone's "
-            f"{plan.backbone.embedding_dim}. Set backbone.embedding_dim = {targets.shape[1]}."
-        )
 
 
 def _records(source: str | os.PathLike[str], out: pathlib.Path) -> Records:

@@ -74,7 +74,7 @@ def test_embeddings_are_the_presets_with_the_mirror_image(
     preset: pathlib.Path, records: Records, tmp_path: pathlib.Path
 ) -> None:
     positions = np.array([5, 0, 17])
-    targets = teacher.imitated(preset, records, positions, tmp_path)
+    targets = teacher.imitated(sk.load_preset(preset), records, positions, tmp_path)
     faces = sk.load_preset(preset)
     pictures = records.crops(positions)
     wanted = faces.embed_crops(pictures, normalize=False)
@@ -88,7 +88,7 @@ def test_a_teacher_of_another_template_sees_the_crops_turned_into_it(
     records: Records, tmp_path: pathlib.Path
 ) -> None:
     preset = _preset(tmp_path / "wide", 112)
-    targets = teacher.imitated(preset, records, np.arange(4), tmp_path / "blocks")
+    targets = teacher.imitated(sk.load_preset(preset), records, np.arange(4), tmp_path / "blocks")
     edges = np.pad(records.crops(np.arange(4)), ((0, 0), (0, 0), (8, 8), (0, 0)), mode="edge")
     wanted = sk.load_preset(preset).embed_crops(edges, mirror="sum")
     np.testing.assert_allclose(targets, centred(wanted), atol=1e-5)
@@ -101,12 +101,14 @@ def test_work_that_was_cut_off_goes_on(
     preset: pathlib.Path, records: Records, tmp_path: pathlib.Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(teacher, "_BLOCK", 8)
-    whole = teacher.imitated(preset, records, np.arange(20), tmp_path)
+    whole = teacher.imitated(sk.load_preset(preset), records, np.arange(20), tmp_path)
     files = sorted(tmp_path.iterdir())
     assert len(files) == 3
     files[1].unlink()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    np.testing.assert_array_equal(teacher.imitated(preset, records, np.arange(20), tmp_path), whole)
+    np.testing.assert_array_equal(
+        teacher.imitated(sk.load_preset(preset), records, np.arange(20), tmp_path), whole
+    )
     assert sorted(tmp_path.iterdir()) == files
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
@@ -114,8 +116,10 @@ def test_work_that_was_cut_off_goes_on(
 def test_another_teachers_blocks_are_never_taken(
     preset: pathlib.Path, records: Records, tmp_path: pathlib.Path
 ) -> None:
-    first = teacher.imitated(preset, records, np.arange(8), tmp_path)
-    second = teacher.imitated(_preset(tmp_path / "x"), records, np.arange(8), tmp_path)
+    first = teacher.imitated(sk.load_preset(preset), records, np.arange(8), tmp_path)
+    second = teacher.imitated(
+        sk.load_preset(_preset(tmp_path / "x")), records, np.arange(8), tmp_path
+    )
     assert np.abs(first - second).max() > 0.01
 
 
@@ -125,7 +129,7 @@ def test_crops_of_no_template_are_refused(preset: pathlib.Path, tmp_path: pathli
         cv2.imwrite(str(tmp_path / "crops" / person / "1.png"), np.zeros((64, 64, 3), np.uint8))
     odd = pack(tmp_path / "crops", tmp_path / "records")
     with pytest.raises(DataError, match=r"No template is 64x64, the size of the crops of .*Align "):
-        teacher.imitated(preset, odd, np.arange(2), tmp_path / "blocks")
+        teacher.imitated(sk.load_preset(preset), odd, np.arange(2), tmp_path / "blocks")
 
 
 def test_a_network_that_imitates_comes_closer_and_is_published(
@@ -147,3 +151,4 @@ def test_slips_are_told(preset: pathlib.Path, crops: pathlib.Path, tmp_path: pat
     (tmp_path / "w.toml").write_text(text.replace("embedding_dim = 8", "embedding_dim = 16"))
     with pytest.raises(RecipeError, match=r"have 8 dimensions, the backbone's 16\. Set backbone"):
         train(tmp_path / "w.toml", crops, tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()  # told before any work

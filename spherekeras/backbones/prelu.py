@@ -13,8 +13,8 @@ class PReLU(layers.PReLU):
     """`max(x, 0) + alpha * min(x, 0)`, one slope a channel.
 
     The stock layer, trained in about half the time on the TensorFlow backend, which runs each
-    operation by itself: the stock form passes over the map some thirteen times, this one six.
-    Value, gradient, weights and exported graph are the stock layer's.
+    operation by itself: the gradient, written out, passes over the map less often. Value,
+    gradient, weights and exported graph are the stock layer's.
 
     Args:
         kwargs: as for `keras.layers.PReLU`.

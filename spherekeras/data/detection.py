@@ -14,6 +14,7 @@ import numpy as np
 
 from spherekeras.data import alignment, images
 from spherekeras.errors import DataError
+from spherekeras.terminal import silenced
 
 _MIRROR_ORDER = [1, 0, 2, 4, 3]
 _LANDMARKS = np.array(alignment.TEMPLATES["arcface_112x112"].landmarks) - [55.5, 55.5]
@@ -405,12 +406,5 @@ def _quiet_import(module: str) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 2)
-    try:
+    with silenced():
         yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)
