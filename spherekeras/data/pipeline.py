@@ -7,6 +7,7 @@ them, on its own device.
 """
 
 import functools
+import hashlib
 import os
 from typing import Any
 
@@ -27,7 +28,9 @@ def split(
     """Splits records by identity into training and validation positions.
 
     No identity is in both; identities that share a family prefix (`<family>_MID<member>`, as
-    in Families In the Wild) stay on one side.
+    in Families In the Wild) stay on one side. Which families are held out follows from their
+    names alone: every seed is judged by the same people, and what a larger fraction holds out
+    holds all that a smaller one does.
 
     Args:
         records: the crops.
@@ -35,7 +38,7 @@ def split(
         max_images: of an identity with more crops only so many, chosen by `seed`, are trained
             on; 0 for all.
         validation: fraction of the families held out.
-        seed: chooses them.
+        seed: chooses the crops where `max_images` limits them.
 
     Returns:
         Positions for training and for validation, each sorted.
@@ -46,7 +49,7 @@ def split(
     families = np.array([identity.split("_MID")[0] for identity in records.identities])
     unique, member = np.unique(families, return_inverse=True)
     held = np.zeros(len(unique), bool)
-    order = np.random.default_rng([seed, 1]).permutation(len(unique))
+    order = np.argsort([hashlib.sha256(str(name).encode()).hexdigest() for name in unique])
     held[order[: round(validation * len(unique))]] = True
     counts = np.bincount(records.labels, minlength=len(records.identities))
     held_out = held[member][records.labels]

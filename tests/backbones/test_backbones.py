@@ -72,6 +72,27 @@ def test_mobile_facenet_is_small(width: int) -> None:
     assert model.get_layer("global").input.shape[1:3] == (7, width // 16)
 
 
+def test_the_twin_has_no_slopes_and_else_the_same_weights() -> None:
+    usual, twin = (sk.backbones.MobileFaceNet(activation=name) for name in ("prelu", "relu"))
+    slopes = sum(layer.count_params() for layer in usual.layers if "prelu" in layer.name)
+    assert slopes > 0 and twin.count_params() == usual.count_params() - slopes
+    weights = {layer.name: [w.shape for w in layer.weights] for layer in usual.layers}
+    assert all(
+        weights[layer.name] == [w.shape for w in layer.weights]
+        for layer in twin.layers
+        if layer.weights
+    )
+    x = np.random.default_rng(0).normal(size=(2, 112, 96, 3)).astype("float32")
+    for layer in usual.layers:
+        if "prelu" in layer.name:
+            layer.set_weights([np.zeros_like(w) for w in layer.get_weights()])
+        elif layer.weights:
+            twin.get_layer(layer.name).set_weights(layer.get_weights())
+    np.testing.assert_allclose(usual(x), twin(x), atol=1e-5)  # slope 0 is ReLU
+    with pytest.raises(ValueError, match="knows the activations 'prelu' and 'relu'. Received: 'x'"):
+        sk.backbones.MobileFaceNet(activation="x")
+
+
 def test_mobile_facenet_refuses_an_uneven_crop() -> None:
     with pytest.raises(ValueError, match=r"multiples of 16.*\(112, 100, 3\)"):
         sk.backbones.MobileFaceNet(input_shape=(112, 100, 3))

@@ -20,13 +20,16 @@ def _pair(shape, dtype="float32"):
     return ours, stock
 
 
-def _gradients(layer, x, upstream):
-    x = tf.constant(x)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = layer(x, training=True) if isinstance(layer, PReLU) else layer(x)
-        total = tf.reduce_sum(tf.cast(y, upstream.dtype) * upstream)
-    return y.numpy(), *[g.numpy() for g in tape.gradient(total, [x, layer.alpha.value])]
+def _gradients(layer, x, upstream, eagerly=False):
+    def run(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True) if isinstance(layer, PReLU) else layer(x)
+            total = tf.reduce_sum(tf.cast(y, upstream.dtype) * upstream)
+        return y, *tape.gradient(total, [x, layer.alpha.value])
+
+    run = run if eagerly else tf.function(run)
+    return [value.numpy() for value in run(tf.constant(x))]
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-6), ("float64", 1e-14)])
@@ -38,6 +41,36 @@ def test_value_and_gradients_are_the_stock_layers(dtype, tolerance):
     for a, b in zip(ours, stock, strict=True):
         assert a.shape == b.shape
         np.testing.assert_allclose(a, b, atol=tolerance * 40, rtol=tolerance)
+
+
+def test_training_compiles_the_layer_and_nothing_else_does():
+    ours, _ = _pair((2, 4, 4, 3))
+
+    def compiled(training):
+        graph = tf.function(lambda x: ours(x, training=training)).get_concrete_function(
+            tf.TensorSpec((None, 4, 4, 3))
+        )
+        functions = [*graph.graph.as_graph_def().library.function]
+        return any("_XlaMustCompile" in f.attr and f.attr["_XlaMustCompile"].b for f in functions)
+
+    assert compiled(True) and not compiled(False)
+
+
+def test_run_eagerly_it_is_the_stock_layer():
+    x = np.random.default_rng(6).normal(size=(2, 3, 3, 4)).astype("float32")
+    ours, stock = (_gradients(layer, x, np.ones_like(x), eagerly=True) for layer in _pair(x.shape))
+    for a, b in zip(ours, stock, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_model_trains_on_batches_of_every_size():
+    inputs = keras.Input((4, 4, 3))
+    outputs = PReLU(SLOPE, shared_axes=[1, 2])(keras.layers.Conv2D(3, 3, padding="same")(inputs))
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", "mse", jit_compile=False)
+    x = np.random.default_rng(7).normal(size=(10, 4, 4, 3)).astype("float32")
+    history = model.fit(x, x, batch_size=4, epochs=20, verbose=0)  # 4, 4 and 2
+    assert history.history["loss"][-1] < 0.9 * history.history["loss"][0]
 
 
 def test_numeric_gradient():

@@ -1,5 +1,6 @@
 """Batches: a pure function of seed and step, every crop once an epoch, labels in place."""
 
+import hashlib
 import pathlib
 from typing import Any
 
@@ -121,8 +122,16 @@ def test_split_keeps_families_together_and_identities_apart(records: Records) ->
     families = [name.split("_MID")[0] for name in records.identities]
     sides = [{families[label] for label in records.labels[p]} for p in (train, validation)]
     assert not sides[0] & sides[1] and len(sides[1]) == 1
-    again = split(records, validation=1 / 3)
-    np.testing.assert_array_equal(train, again[0])
+    np.testing.assert_array_equal(train, split(records, validation=1 / 3, seed=5)[0])
+
+
+def test_a_larger_part_holds_out_all_that_a_smaller_one_does(records: Records) -> None:
+    third, two = (split(records, validation=part)[1] for part in (1 / 3, 2 / 3))
+    assert set(third) < set(two)
+    names = sorted({name.split("_MID")[0] for name in records.identities})
+    first = min(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    held = {records.identities[label].split("_MID")[0] for label in records.labels[third]}
+    assert held == {first}
 
 
 def test_labels_are_renumbered_over_what_is_trained_on(records: Records) -> None:
