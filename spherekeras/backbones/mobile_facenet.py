@@ -63,9 +63,7 @@ def MobileFaceNet(
     for stage, (expansion, channels, blocks, stride) in enumerate(_STAGES, 1):
         for block in range(1, blocks + 1):
             step = stride if block == 1 else 1
-            x = _bottleneck(
-                x, expansion, channels, step, activation, f"stage{stage}_block{block}"
-            )
+            x = _bottleneck(x, expansion, channels, step, activation, f"stage{stage}_block{block}")
     x = _conv(x, 512, 1, 1, activation, "head")
     area = (height // 16, width // 16)
     x = layers.DepthwiseConv2D(area, use_bias=False, dtype=_UNMIXED, name="global")(x)
