@@ -24,6 +24,7 @@ slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow
 
 zoo: $(VENV)/ready
+	$(BIN)/spherekeras zoo cards zoo
 	$(BIN)/spherekeras zoo check
 
 $(VENV)/ready: setup.cfg constraints.txt

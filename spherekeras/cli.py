@@ -168,8 +168,21 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("preset", help="folder of a trained preset")
     publish.add_argument("--data", required=True, help="LFW, folder or zip")
     publish.add_argument("--out", required=True, help="folder in the zoo")
+    publish.add_argument(
+        "--people", help="weights trained elsewhere: records of people to take the thresholds from"
+    )
     _add_detector(publish)
     publish.set_defaults(run=_zoo_publish)
+    cards = actions.add_parser("cards", help="write the cards of a zoo from what was measured")
+    cards.add_argument("zoo", help="folder of presets")
+    cards.add_argument(
+        "--latency", action="store_true", help="time all presets anew, side by side, and keep it"
+    )
+    cards.set_defaults(run=_zoo_cards)
+    compare = actions.add_parser("compare", help="the presets, their latency measured side by side")
+    compare.add_argument("pattern", nargs="*", help="names, such as 'sphere*' (default: all)")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    compare.set_defaults(run=_zoo_compare)
     manifest = actions.add_parser("manifest", help="write what a server of presets has")
     manifest.add_argument("zoo", help="folder of presets")
     manifest.add_argument("--url", required=True, help="where the server shows that folder")
@@ -301,14 +314,14 @@ def _measured_by(options: argparse.Namespace, faces: Any, name: str) -> dict[str
     import pathlib
     import platform
 
-    from spherekeras import zoo
+    from spherekeras import publishing
     from spherekeras.files import sha256
 
     data = pathlib.Path(options.data).resolve().name
     return {
         "preset": f"{name}, weights {sha256(faces.folder / 'model.weights.h5')[:16]} (SHA-256)",
         "spherekeras": __version__,
-        **zoo.versions(),
+        **publishing.versions(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "command": f"spherekeras evaluate {name} --protocol {options.protocol} --data {data}",
     }
@@ -454,13 +467,31 @@ def _zoo_check(options: argparse.Namespace) -> int:
 
 
 def _zoo_publish(options: argparse.Namespace) -> None:
-    from spherekeras import zoo
+    with _quiet():
+        from spherekeras import publishing
+        from spherekeras.data.records import open_records
 
+    people = open_records(options.people) if options.people else None
     with _progress("photographs") as progress:
-        folder = zoo.publish(
-            options.preset, options.out, options.data, _detector(options), progress
+        folder = publishing.publish(
+            options.preset, options.out, options.data, _detector(options), people, progress
         )
     print((folder / "README.md").read_text(encoding="utf-8"))
+
+
+def _zoo_cards(options: argparse.Namespace) -> None:
+    from spherekeras import zoo
+
+    changed = zoo.write_cards(options.zoo, options.latency)
+    print(f"Cards written: {', '.join(changed) or 'none, all were up to date'}.")
+
+
+def _zoo_compare(options: argparse.Namespace) -> None:
+    with _quiet():
+        from spherekeras import zoo
+
+    rows = zoo.compare(options.pattern)
+    print(json.dumps(rows, indent=1) if options.json else zoo.text_table(rows))
 
 
 def _zoo_convert(options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from spherekeras import card, presets
+from spherekeras.complexity import multiplications
 from spherekeras.data import alignment, detection, images
 from spherekeras.errors import ImageError, NoFaceError, PresetError
 from spherekeras.presets import PresetConfig
@@ -305,12 +306,13 @@ class FaceEmbedder:
             weights = stored.read_bytes()
         known = dict(self.metadata if metadata is None else metadata)
         if metadata is None and not self._are_loaded(weights):
-            for key in ("metrics", "thresholds", "calibration", "validation"):
+            for key in presets.MEASURED:
                 known.pop(key, None)
         if recipe is None:
             loaded = self.folder / "recipe.toml" if self.folder else None
             recipe = loaded.read_text(encoding="utf-8") if loaded and loaded.is_file() else ""
         known["parameters"] = self.backbone.count_params()
+        known["multiplications"] = multiplications(self.backbone)
         known.setdefault("name", folder.name)
         known = json.loads(presets.to_json(known))  # one order, before and after a reload
 

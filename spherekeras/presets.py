@@ -32,6 +32,7 @@ FILES = (
     "recipe.toml",
 )
 SUMS = hosting.SUMS
+MEASURED = ("calibration", "held_out", "latency", "measured", "metrics", "thresholds")
 BACKBONES = ("DlibResNet", "IResNet", "MobileFaceNet", "SFNet", "SphereFaceNet")
 
 
@@ -139,8 +140,12 @@ def known_presets(names: Sequence[str]) -> str:
     )
 
 
-def check_files(folder: pathlib.Path) -> None:
+def check_files(folder: pathlib.Path, but: str = "") -> None:
     """Checks every file of a preset against `SHA256SUMS`.
+
+    Args:
+        folder: the preset's.
+        but: a file that may differ.
 
     Raises:
         PresetError: a file is missing or changed; the sentence names it.
@@ -163,9 +168,9 @@ def check_files(folder: pathlib.Path) -> None:
     for name in sorted({*FILES, *sums}):
         if name not in sums:
             raise PresetError(f"{folder / SUMS} has no line for {name}. {mend}")
-        if not (folder / name).is_file():
+        if name != but and not (folder / name).is_file():
             raise PresetError(f"{folder / name}, which {SUMS} names, is missing. {mend}")
-        if sha256(folder / name) != sums[name]:
+        if name != but and sha256(folder / name) != sums[name]:
             raise PresetError(
                 f"{folder / name} does not match its line in {SUMS}: one of the two was changed. "
                 f"{mend}"
@@ -190,6 +195,11 @@ def read_config(folder: pathlib.Path) -> PresetConfig:
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
     """Reads `metadata.json`."""
     return _json(folder / "metadata.json")
+
+
+def stamp(folder: pathlib.Path) -> dict[str, str]:
+    """Returns what a preset's numbers were measured with, so that stale ones are found out."""
+    return {name: sha256(folder / name) for name in ("model.weights.h5", "config.json")}
 
 
 def build_backbone(config: PresetConfig) -> Any:
@@ -254,8 +264,8 @@ def write_preset(folder: pathlib.Path, files: dict[str, Any]) -> None:
 
     Args:
         folder: the preset's folder; files already there are replaced one by one.
-        files: for each of `FILES` a str, bytes, or a function that writes to a path; written in
-            this order.
+        files: for some or all of `FILES` a str, bytes, or a function that writes to a path;
+            written in this order.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

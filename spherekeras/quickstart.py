@@ -44,7 +44,7 @@ def quickstart(
     from spherekeras.data.drawn_faces import draw_face, drawn_crops
     from spherekeras.embedder import FaceEmbedder
     from spherekeras.evaluation import metrics
-    from spherekeras.training import pairs, train
+    from spherekeras.training import train
 
     out, started = pathlib.Path(out), time.monotonic()
     _claim(out)
@@ -61,7 +61,7 @@ def quickstart(
     faces = FaceEmbedder.from_preset(folder)
     faces.check_golden()
     embeddings = faces.embed(strangers)
-    first, second = pairs(who)
+    first, second = np.triu_indices(len(who), 1)
     similarities = np.sum(embeddings[first] * embeddings[second], axis=1)
     same = who[first] == who[second]
     threshold = faces.threshold(1e-2)["threshold"]

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from spherekeras import backbones, layers
+from spherekeras import backbones, evaluation, layers, presets
 from spherekeras.data import pipeline
 from spherekeras.data.records import Records, fingerprint, open_records, pack
 from spherekeras.embedder import FaceEmbedder, load_preset
@@ -66,6 +66,8 @@ def train(
     out = pathlib.Path(out)
     plan = load_recipe(recipe)
     check_model(plan)
+    if plan.backbone.start:
+        check_start(plan)
     teacher = load_teacher(plan) if plan.teacher.preset else None
     text = pathlib.Path(recipe).read_text(encoding="utf-8")
     records = _records(source, out)
@@ -163,6 +165,24 @@ class _Pixels(keras.layers.Layer):
         return (keras.ops.cast(inputs, self.compute_dtype) - _OFFSET) * _SCALE
 
 
+def check_start(plan: Recipe) -> None:
+    """Refuses to hold out people whom the preset to start from was trained on.
+
+    Who is held out follows from the names, a larger part holding all of a smaller one; so it is
+    enough to compare the fractions.
+    """
+    folder = presets.find_preset(plan.backbone.start)
+    if not presets.read_metadata(folder).get("trained_on"):
+        return  # trained elsewhere
+    before = load_recipe(folder / "recipe.toml").data.validation
+    if before < plan.data.validation:
+        raise RecipeError(
+            f"`data.validation` = {plan.data.validation:g} holds out people whom "
+            f"{plan.backbone.start!r} was trained on: it held out {before:g}. Set it to at most "
+            f"{before:g}."
+        )
+
+
 def start_from(backbone: keras.Model, preset: str) -> None:
     """Takes over a preset's weights, layer by layer, where name and shapes agree.
 
@@ -199,7 +219,7 @@ def imprint(model: Sequential, records: Records, positions: np.ndarray, plan: Re
     means = np.zeros(tuple(head.kernel.shape), np.float32)
     for start in range(0, len(positions), 1024):
         part = slice(start, start + 1024)
-        crops = _centre(records.crops(positions[part]), (plan.backbone.height, plan.backbone.width))
+        crops = centre(records.crops(positions[part]), (plan.backbone.height, plan.backbone.width))
         np.add.at(means.T, labels[part], faces.embed_crops(crops))
     lengths = np.linalg.norm(keras.ops.convert_to_numpy(head.kernel), axis=0)
     head.kernel.assign(means * (lengths / np.maximum(np.linalg.norm(means, axis=0), 1e-12)))
@@ -441,63 +461,42 @@ class _Validation(keras.callbacks.Callback):
         self, records: Records, positions: np.ndarray, plan: Recipe, model: keras.Model
     ) -> None:
         super().__init__()
-        self.labels = records.labels[positions]
-        self.first, self.second = pairs(self.labels)
+        positions = whole_people(records.labels, positions, evaluation.MOST_CROPS)
+        self.identities = [records.identities[label] for label in records.labels[positions]]
         self.config = preset_config(plan)
         self.backbone = model.layers[1]
         size = (plan.backbone.height, plan.backbone.width)
-        self.crops = _centre(records.crops(positions), size) if self.usable else np.zeros(0)
+        self.crops = (
+            centre(records.crops(positions), size) if self.usable else np.zeros(0, np.uint8)
+        )
 
     @property
     def usable(self) -> bool:
         """Whether the held-out identities give pairs of both kinds."""
-        same = self.labels[self.first] == self.labels[self.second]
-        return bool(same.any() and not same.all())
-
-    def scores(self, faces: FaceEmbedder) -> tuple[np.ndarray, np.ndarray]:
-        """Similarities of the held-out pairs, and which are of one person."""
-        embeddings = faces.embed_crops(self.crops)
-        similarities = np.sum(embeddings[self.first] * embeddings[self.second], axis=1)
-        return similarities, self.labels[self.first] == self.labels[self.second]
+        return 1 < len(set(self.identities)) < len(self.identities)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if logs is None or not self.usable or self.model.stop_training:
             return
         with averaged(self.model):
-            similarities, same = self.scores(FaceEmbedder(self.backbone, self.config))
-        if not np.isfinite(similarities).all():
+            embeddings = FaceEmbedder(self.backbone, self.config).embed_crops(self.crops)
+        if not np.isfinite(embeddings).all():
             return
+        first, second = np.triu_indices(len(embeddings), 1)
+        names = np.asarray(self.identities)
+        similarities = (embeddings @ embeddings.T)[first, second]
+        same = names[first] == names[second]
         logs["val_auc"] = metrics.auc(similarities, same)
         logs["val_tar_at_far_1e-2"] = metrics.tar_at_far(similarities, same, 1e-2)
 
 
-def pairs(labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Returns positions of verification pairs: all of one person, and many of two, none twice.
-
-    Of pairs of different people there are as many as of one person, and at least 10,000, so
-    that a FAR of 1e-3 can be measured; all, where there are fewer.
-    """
-    total = len(labels)
-    first, second = np.triu_indices(total, 1) if total < 2000 else _sampled(total, seed)
-    same = labels[first] == labels[second]
-    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    within = [group[np.stack(np.triu_indices(len(group), 1))] for group in groups]
-    ours = np.concatenate([np.zeros((2, 0), int), *within], axis=1)
-    wrong = np.flatnonzero(~same)
-    count = min(len(wrong), max(ours.shape[1], 10_000))
-    wrong = np.random.default_rng([seed, 3]).permutation(wrong)[:count]
-    return (
-        np.concatenate([ours[0], first[wrong]]),
-        np.concatenate([ours[1], second[wrong]]),
-    )
-
-
-def _sampled(total: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two million distinct pairs of positions, first below second."""
-    drawn = np.random.default_rng([seed, 4]).integers(0, total, (2, 2_000_000))
-    drawn.sort(axis=0)
-    code = np.unique(drawn[0][drawn[0] != drawn[1]] * total + drawn[1][drawn[0] != drawn[1]])
-    return code // total, code % total
+def whole_people(labels: np.ndarray, positions: np.ndarray, most: int) -> np.ndarray:
+    """Returns `positions`, or those of so many people drawn at random as have `most` crops."""
+    people, member, counts = np.unique(labels[positions], return_inverse=True, return_counts=True)
+    order = np.random.default_rng(0).permutation(len(people))
+    taken = np.zeros(len(people), bool)
+    taken[order[np.cumsum(counts[order]) <= most]] = True
+    return positions[taken[member]]
 
 
 def preset_config(plan: Recipe) -> PresetConfig:
@@ -514,7 +513,8 @@ def preset_config(plan: Recipe) -> PresetConfig:
     )
 
 
-def _centre(crops: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def centre(crops: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the middle of crops, (n, *size, 3)."""
     top, left = (crops.shape[1] - size[0]) // 2, (crops.shape[2] - size[1]) // 2
     return np.ascontiguousarray(crops[:, top : top + size[0], left : left + size[1]])
 
@@ -543,27 +543,14 @@ def _publish(
             "identities": len(np.unique(records.labels[train_positions])),
             "steps": plan.training.steps,
             "batch_size": plan.training.batch_size,
+            "records": records.checksum,
         },
     }
     faces.save_preset(folder, metadata=metadata, recipe=text)
     if validation.usable:
-        faces = FaceEmbedder.from_preset(folder)
-        similarities, same = validation.scores(faces)
-        metadata["validation"] = {
-            "protocol": "pairs of identities held out from training, no mirror, cosine",
-            "same_pairs": int(same.sum()),
-            "different_pairs": int((~same).sum()),
-            "auc": round(metrics.auc(similarities, same), 6),
-        }
-        metadata["thresholds"] = [
-            {
-                "far": far,
-                "threshold": round(metrics.threshold_at_far(similarities, same, far), 6),
-                "tar": round(metrics.tar_at_far(similarities, same, far), 6),
-                "data": "identities held out from training",
-            }
-            for far in (1e-1, 1e-2, 1e-3)
-            if (~same).sum() * far >= 1
-        ]
+        held_out = evaluation.held_out(
+            FaceEmbedder.from_preset(folder), validation.crops, validation.identities
+        )
+        metadata |= {**held_out.to_metadata(), "measured": presets.stamp(folder)}
         faces.save_preset(folder, metadata=metadata, recipe=text)
     return folder

@@ -1,29 +1,20 @@
 """The zoo: presets listed, checked, and published with their measurements."""
 
-import contextlib
 import fnmatch
 import os
 import pathlib
-import platform
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from spherekeras import hosting, presets
+from spherekeras import card, hosting, presets
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import PresetError, SphereKerasError
-from spherekeras.evaluation import (
-    fit_calibration,
-    lfw,
-    linked_groups,
-    out_of_fold,
-    reliability,
-)
 from spherekeras.files import atomic_path, sha256
 
 _HEAD = "# Zoo"
-_COLUMNS = ("name", "backbone", "parameters", "megabytes", "lfw", "place")
-_STATED = ("backbone", "parameters", "lfw", "weights_licence", "terms")
+_STATED = ("backbone", "parameters", "multiplications", "lfw", "latency")
+_COLUMNS = ("name", *_STATED, "megabytes", "place")
+_TERMS = ("weights_licence", "terms")
 
 
 def rows(patterns: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -83,7 +74,7 @@ def write_manifest(
         presets.check_files(folder)
         row = _sound_row(folder)
         listed[folder.name] = {
-            **{key: row[key] for key in _STATED},
+            **{key: row[key] for key in (*_STATED, *_TERMS)},
             "files": {
                 name: {
                     "url": f"{url.rstrip('/')}/{folder.name}/{name}",
@@ -102,12 +93,31 @@ def write_manifest(
     return pathlib.Path(out)
 
 
+def compare(patterns: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Returns the rows of presets that are here, their latency measured side by side.
+
+    Adds "here", the milliseconds of one crop (see `latency.latencies`), and "ratio", these over
+    the fastest preset's.
+    """
+    from spherekeras.latency import latencies
+
+    found = [row for row in rows(patterns) if row["place"] != "to be fetched"]
+    if not found:
+        raise PresetError("None of these presets is here. Fetch one: `spherekeras zoo fetch NAME`.")
+    times = latencies([row["name"] for row in found])
+    return [
+        {**row, "here": f"{time:.1f} ms", "ratio": f"{time / min(times):.2f}"}
+        for row, time in zip(found, times, strict=True)
+    ]
+
+
 def text_table(table: Sequence[dict[str, Any]]) -> str:
     """Returns rows as aligned text."""
     if not table:
         return "The zoo is empty."
-    cells = [list(_COLUMNS), *([str(row[c]) for c in _COLUMNS] for row in table)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
+    columns = [*_COLUMNS, *(name for name in ("here", "ratio") if name in table[0])]
+    cells = [columns, *([str(row[c]) for c in columns] for row in table)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in cells
@@ -191,85 +201,72 @@ def _converted_dlib(file: str | os.PathLike[str]) -> Any:
         "offset": 127.5,
     }
     metadata = {
-        "description": "dlib's face recognition ResNet, converted.",
+        "description": "dlib's face recognition ResNet, converted; this project did not train it.",
         "weights_licence": "CC0-1.0 (dlib_face_recognition_resnet_model_v1, Davis King)",
+        "code_licence": "Apache-2.0",
+        "terms": "None on the weights. Trained by their author on about 3 million faces of 7,485 "
+        "people, half of them from VGG Face and FaceScrub, with a metric loss on distances.",
+        "overlap": "Its author states that people of LFW were left out of the training data; "
+        "nobody else can check that.",
+        "intended_use": "A strong network for verification, and a teacher for small ones.",
+        "limits": "Embeddings share a large common part: compare with the preset's thresholds, "
+        "which lie high. Not for decisions about people. Accuracy over groups of people has not "
+        "been measured.",
     }
     return converters.Converted(model, config, metadata)
 
 
-def publish(
-    preset: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    data: str | os.PathLike[str],
-    detector: Any = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> pathlib.Path:
-    """Measures a trained preset on LFW and saves it with its card in the zoo.
-
-    Its numbers are view 2's. What `verify` gives as a probability is fitted on view 1.
+def write_cards(zoo: str | os.PathLike[str], latency: bool = False) -> list[str]:
+    """Writes the cards of a zoo's presets, and its table, from what was measured.
 
     Args:
-        preset: folder of a trained preset.
-        out: its folder in the zoo; the zoo's table beside it is written anew.
-        data: LFW, folder or zip.
-        detector: of faces, see `FaceEmbedder`.
-        progress: called with (done, total) photographs.
+        zoo: folder of presets.
+        latency: measure the time of a crop anew, all presets side by side, and keep it.
 
     Returns:
-        `out`.
+        Names of the presets whose card changed.
+
+    Raises:
+        PresetError: a damaged preset, or one whose numbers were never measured or belong to other
+            weights; no card is written then.
     """
-    faces = FaceEmbedder.from_preset(preset, detector=detector)
-    measured_by = versions()
-    metadata = {**faces.metadata, "name": pathlib.Path(out).name}
-    metadata["calibration"] = _calibration(faces, data, progress)
-    result = lfw(faces, data, view=2, progress=progress)
-    metadata["metrics"] = [
-        {
-            "name": "LFW view 2",
-            "value": f"{100 * result.accuracy:.2f} % ± {100 * result.std:.2f}",
-            "accuracy": round(result.accuracy, 6),
-            "protocol": result.protocol,
-            "interval": f"{result.between('accuracy', '.2%')} (95 %, bootstrap)",
-            "pairs": result.pairs,
-            "pictures without a face": len(result.no_face or ()),
-            "AUC": round(result.auc, 5),
-            "EER": f"{100 * result.eer:.2f} %",
-            **{
-                f"TAR at FAR {far:g}": result.unmeasured.get(far, f"{100 * tar:.2f} %")
-                for far, tar in result.tar_at_far.items()
-            },
-            "detector": faces.detector_name,
-            "command": f"spherekeras evaluate {pathlib.Path(out).name} --protocol lfw --data LFW "
-            "--detector-model MODEL",
+    folders = [f for f in sorted(pathlib.Path(zoo).iterdir()) if (f / presets.SUMS).is_file()]
+    known = {}
+    for folder in folders:
+        presets.check_files(folder, but="README.md")
+        metadata = presets.read_metadata(folder)
+        mend = f"Measure it: `spherekeras zoo publish {folder} --data LFW --out {folder}`."
+        if not metadata.get("metrics"):
+            raise PresetError(f"{folder} has no measurement to make a card of. {mend}")
+        for name, digest in presets.stamp(folder).items():
+            if metadata.get("measured", {}).get(name) != digest:
+                raise PresetError(f"The numbers of {folder} are stale: {name} is another. {mend}")
+        known[folder] = metadata
+    if latency:
+        _time(known)
+    changed = []
+    for folder, metadata in known.items():
+        page, text = folder / "README.md", card.card(metadata, presets.read_config(folder))
+        if not page.is_file() or page.read_text(encoding="utf-8") != text:
+            files = {"metadata.json": presets.to_json(metadata), "README.md": text}
+            presets.write_preset(folder, files)
+            changed.append(folder.name)
+    write_table(pathlib.Path(zoo))
+    return changed
+
+
+def _time(known: dict[pathlib.Path, dict[str, Any]]) -> None:
+    from spherekeras.latency import latencies, processor
+
+    times = latencies(list(known))
+    for metadata, time in zip(known.values(), times, strict=True):
+        metadata["latency"] = {
+            "milliseconds": round(time, 2),
+            "ratio": round(time / min(times), 2),
+            "how": "one crop, float32 TFLite, one thread, LiteRT; all presets of the zoo by turns, "
+            "median of 25",
+            "processor": processor(),
         }
-    ]
-    metadata["versions"] = measured_by
-    recipe = (pathlib.Path(faces.folder or preset) / "recipe.toml").read_text(encoding="utf-8")
-    folder = faces.save_preset(out, metadata=metadata, recipe=recipe)
-    write_table(folder.parent)
-    return folder
-
-
-def _calibration(
-    faces: FaceEmbedder,
-    data: str | os.PathLike[str],
-    progress: Callable[[int, int], None] | None,
-) -> dict[str, Any]:
-    """From a cosine as `verify` computes it to a probability, by the test pairs of LFW's view 1."""
-    fit_calibration([0.0, 1.0], [False, True])  # told before the work: is scikit-learn there?
-    result = lfw(
-        faces, data, view=1, mirror=faces.config.mirror, subtract_mean=False, progress=progress
-    )
-    people = [[picture.split("/")[0] for picture in pair] for pair in result.names or ()]
-    probabilities = out_of_fold(result.similarities, result.same, linked_groups(people) % 10)
-    error = reliability(probabilities, result.same).calibration_error
-    calibration = fit_calibration(result.similarities, result.same, prior=0.5)
-    return {
-        **calibration.to_dict(),
-        "data": f"the {result.pairs} pairs of LFW's pairsDevTest.txt, faces found by "
-        f"{faces.detector_name}; expected calibration error {error:.1%}, each tenth of the people "
-        "judged by the others",
-    }
 
 
 def write_table(zoo: pathlib.Path) -> None:
@@ -281,14 +278,15 @@ def write_table(zoo: pathlib.Path) -> None:
     lines = [
         _HEAD,
         "",
-        "Generated from the presets' metadata by `spherekeras zoo publish`; protocol, interval and",
-        "terms stand in each preset's card.",
+        "Made by `make zoo` from the presets' metadata; protocol, interval, terms and the machine",
+        "of the latency (float32 TFLite, one thread) stand in each preset's card.",
         "",
-        "| preset | backbone | parameters | weights | LFW view 2 |",
-        "|---|---|---|---|---|",
+        "| preset | backbone | parameters | multiplications | weights | LFW view 2 | latency |",
+        "|---|---|---|---|---|---|---|",
         *(
             f"| [{r['name']}]({r['name']}/README.md) | {r['backbone']} | "
-            f"{r['parameters'] or 0:,} | {r['megabytes']} MB | {r['lfw']} |"
+            f"{r['parameters'] or 0:,} | {r['multiplications']} | {r['megabytes']} MB | {r['lfw']} "
+            f"| {r['latency']} |"
             for r in table
         ),
     ]
@@ -306,13 +304,16 @@ def _row(folder: pathlib.Path) -> dict[str, Any]:
 def _sound_row(folder: pathlib.Path) -> dict[str, Any]:
     metadata, config = presets.read_metadata(folder), presets.read_config(folder)
     measured = {metric["name"]: metric["value"] for metric in metadata.get("metrics", [])}
+    latency = metadata.get("latency")
     depth = config.arguments.get("depth")
     return {
         "name": folder.name,
         "backbone": f"{config.backbone}{f'({depth})' if depth else ''}",
         "parameters": metadata.get("parameters", 0),
+        "multiplications": f"{metadata.get('multiplications', 0) / 1e6:.0f}M",
         "megabytes": round((folder / "model.weights.h5").stat().st_size / 1e6, 1),
         "lfw": measured.get("LFW view 2", "not measured"),
+        "latency": f"{latency['milliseconds']:.1f} ms" if latency else "not measured",
         "place": "cache" if hosting.is_cached(folder) else "zoo",
         "weights_licence": metadata.get("weights_licence", "not stated"),
         "terms": metadata.get("terms", "not stated"),
@@ -325,28 +326,5 @@ def _hosted_row(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         "name": name,
         "megabytes": round(size / 1e6, 1),
         "place": "to be fetched",
-        **{key: entry.get(key, "") for key in _STATED},
-    }
-
-
-def versions() -> dict[str, str]:
-    """Returns what measures: Python, packages, the project's commit ("+" for changes on top)."""
-    import cv2
-    import keras
-    import numpy as np
-
-    root = pathlib.Path(__file__).resolve().parent.parent
-    commit = "not from a checkout"
-    if (root / ".git").exists():
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"]
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            run = subprocess.run(command, capture_output=True, text=True, check=True)
-            commit = run.stdout.strip()
-    return {
-        "commit": commit,
-        "keras": keras.__version__,
-        "backend": keras.backend.backend(),
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "python": platform.python_version(),
+        **{key: entry.get(key, "") for key in (*_STATED, *_TERMS)},
     }

@@ -8,11 +8,13 @@ import subprocess
 import sys
 
 import cv2
+import numpy as np
 import pytest
 
 import spherekeras as sk
 from spherekeras import presets
 from spherekeras.data.drawn_faces import draw_face
+from spherekeras.embedder import golden_crops
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,6 +63,25 @@ def test_readme_tells_the_two_commands() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for command in ("quickstart", "test"):
         assert f"make {command} " in README and f"\n{command}:" in makefile
+
+
+def test_no_picture_is_shipped_but_the_two_of_drawings_and_digits() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout, so what is committed cannot be listed")
+    suffixes = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".ppm", ".zip", ".npy"}
+    found = {p for p in listed.stdout.split("\n") if pathlib.Path(p).suffix.lower() in suffixes}
+    assert found == {"examples/digits.png", "examples/quickstart.png"}
+
+
+def test_golden_inputs_are_patterns_and_no_faces() -> None:
+    for path in (ROOT / "zoo").glob("*/golden.npz"):
+        config = presets.read_config(path.parent)
+        with np.load(path) as golden:
+            assert set(golden) == {"crops", "embeddings"}
+            np.testing.assert_array_equal(
+                golden["crops"], golden_crops(config.height, config.width)
+            )
 
 
 def test_zoo_weights_are_whole_and_say_where_they_come_from() -> None:

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
+from spherekeras import presets
 from spherekeras.backbones import MobileFaceNet, SphereFaceNet
 from spherekeras.data.drawn_faces import drawn_crops
 from spherekeras.data.records import open_records
@@ -24,9 +25,9 @@ from spherekeras.training import (
     compile_model,
     imprint,
     learning_rate,
-    pairs,
     start_from,
     train,
+    whole_people,
 )
 
 RECIPE = """
@@ -93,7 +94,12 @@ def test_a_run_leaves_a_preset_and_its_logs(whole: pathlib.Path) -> None:
         "identities": 6,
         "steps": 12,
         "batch_size": 8,
+        "records": open_records(whole / "run" / "records").checksum,
     }
+    assert faces.metadata["measured"] == presets.stamp(whole / "run" / "preset")
+    held_out = faces.metadata["held_out"]
+    assert (held_out["crops"], held_out["people"], held_out["same"]) == (12, 2, 30)
+    assert "12 crops of people held out" in (whole / "run" / "preset" / "README.md").read_text()
     assert faces.metadata["thresholds"][0]["far"] == 0.1
     assert (whole / "run" / "preset" / "recipe.toml").read_text() == RECIPE
     with open(whole / "run" / "log.csv", newline="") as file:
@@ -219,6 +225,21 @@ def test_a_backbone_starts_from_a_preset(
     )
 
 
+def test_a_start_that_has_seen_the_people_held_out_is_refused(
+    whole: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    preset = whole / "run" / "preset"
+    text = RECIPE.replace("depth = 4", f"depth = 4\nstart = '{preset}'")
+    (tmp_path / "mine.toml").write_text(text.replace("validation = 0.25", "validation = 0.5"))
+    with pytest.raises(
+        RecipeError,
+        match=r"`data.validation` = 0.5 holds out people whom '.*preset' was trained on: it held "
+        r"out 0.25. Set it to at most 0.25.",
+    ):
+        train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_average_of_the_weights_is_validated_and_published(
     whole: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -333,23 +354,14 @@ train("mine.toml", sys.argv[1], "two", strategy=two, verbose=0)
         np.testing.assert_allclose(two[name], value, atol=1e-6, err_msg=name)
 
 
-def test_pairs_are_all_of_one_person_and_as_many_others() -> None:
-    labels = np.array([3, 1, 3, 3, 1, 2])
-    first, second = pairs(labels)
-    same = labels[first] == labels[second]
-    got = {tuple(sorted(p)) for p in zip(first[same].tolist(), second[same].tolist(), strict=True)}
-    assert got == {(0, 2), (0, 3), (2, 3), (1, 4)}
-    others = {tuple(sorted(p)) for p in zip(first[~same], second[~same], strict=True)}
-    assert len(others) == (~same).sum() == 15 - 4  # all there are, none twice
-
-
-def test_many_pairs_are_sampled_without_a_repeat() -> None:
-    labels = np.repeat(np.arange(1100), 2)
-    first, second = pairs(labels)
-    same = labels[first] == labels[second]
-    assert same.sum() == 1100 and (~same).sum() == 10_000
-    assert len(set(zip(first.tolist(), second.tolist(), strict=True))) == len(first)
-    assert np.all(first < second)
+def test_people_are_taken_whole_and_at_random() -> None:
+    labels = np.repeat(np.arange(40), 3)
+    positions = np.arange(30, 120)
+    taken = whole_people(labels, positions, 20)
+    assert len(taken) == 18 and set(taken) <= set(positions)
+    assert np.bincount(labels[taken])[labels[taken]].tolist() == [3] * 18
+    assert len(np.unique(labels[taken])) == 6 and labels[taken].max() > 20
+    np.testing.assert_array_equal(whole_people(labels, positions, 90), positions)
 
 
 def test_learning_rate_falls_at_the_milestones() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from spherekeras.data.augmentation import DRAWS, Augmentation, augment
-from spherekeras.data.records import Records
+from spherekeras.data.records import Records, family
 from spherekeras.errors import DataError
 
 
@@ -46,7 +46,7 @@ def split(
     Raises:
         DataError: fewer than two identities are left to train on.
     """
-    families = np.array([identity.split("_MID")[0] for identity in records.identities])
+    families = np.array([family(identity) for identity in records.identities])
     unique, member = np.unique(families, return_inverse=True)
     held = np.zeros(len(unique), bool)
     order = np.argsort([hashlib.sha256(str(name).encode()).hexdigest() for name in unique])

@@ -122,6 +122,17 @@ def open_records(folder: str | os.PathLike[str]) -> Records:
     )
 
 
+def family(identity: str) -> str:
+    """Returns the family that a person's name states, as in Families In the Wild, else the name.
+
+    Example:
+
+    >>> family("fiw_F0001_MID2"), family("celeba_77")
+    ('fiw_F0001', 'celeba_77')
+    """
+    return identity.split("_MID")[0]
+
+
 def fingerprint(source: str | os.PathLike[str]) -> str:
     """Returns a SHA-256 over the names and sizes of a source's pictures."""
     return _fingerprint(_open(source))

@@ -11,6 +11,7 @@ from spherekeras.evaluation.calibration import (
     reliability,
 )
 from spherekeras.evaluation.crops import Faces
+from spherekeras.evaluation.held_out import MOST_CROPS, HeldOut, held_out
 from spherekeras.evaluation.identification import (
     Searches,
     cmc,
@@ -35,6 +36,14 @@ from spherekeras.evaluation.metrics import (
     tar_at_far,
     threshold_at_far,
 )
+from spherekeras.evaluation.picture_kinds import (
+    Kind,
+    by_kind,
+    is_grey,
+    kinds_table,
+    quality_kinds,
+    sharpness,
+)
 from spherekeras.evaluation.templates import (
     pool_templates,
     template_identification,
@@ -44,13 +53,16 @@ from spherekeras.evaluation.verification import VerificationResult
 from spherekeras.evaluation.ytf import read_video_pairs, video_verification, ytf
 
 __all__ = [
+    "MOST_CROPS",
     "BinSet",
     "Bootstrap",
     "Calibration",
     "ClassAngles",
     "Faces",
+    "HeldOut",
     "IjbResult",
     "KFold",
+    "Kind",
     "OperatingPoint",
     "Pair",
     "Reliability",
@@ -64,15 +76,19 @@ __all__ = [
     "best_accuracy_threshold",
     "bin_set",
     "bootstrap_intervals",
+    "by_kind",
     "class_angles",
     "cmc",
     "eer",
     "fit_calibration",
     "fnir_at_fpir",
+    "held_out",
     "ijb",
     "ijb_identification",
     "ijb_verification",
+    "is_grey",
     "kfold_accuracy",
+    "kinds_table",
     "lfw",
     "linked_groups",
     "megaface",
@@ -80,6 +96,7 @@ __all__ = [
     "operating_point",
     "out_of_fold",
     "pool_templates",
+    "quality_kinds",
     "read_bin_set",
     "read_pairs",
     "read_video_pairs",
@@ -87,6 +104,7 @@ __all__ = [
     "roc",
     "score_searches",
     "search_gallery",
+    "sharpness",
     "split_accuracy",
     "tar_at_far",
     "template_identification",

@@ -1,0 +1,27 @@
+"""What a network costs on any machine: its multiplications."""
+
+import math
+from typing import Any
+
+
+def multiplications(model: Any) -> int:
+    """Returns the multiply-add operations of one forward pass: convolutions and dense layers.
+
+    Args:
+        model: a `keras.Model` with one output of known size; models inside it are counted too.
+
+    Example:
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
+    >>> multiplications(model)  # 6 * 6 places, 3 * 3 * 3 inputs, 4 outputs
+    3888
+    """
+    total = 0
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            total += multiplications(layer)
+        elif hasattr(layer, "kernel"):
+            shape = layer.output.shape[1:-1] if len(layer.kernel.shape) == 4 else ()
+            total += math.prod(shape) * math.prod(layer.kernel.shape)
+    return total

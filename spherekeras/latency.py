@@ -1,0 +1,62 @@
+"""How long presets take for a face, side by side on this machine."""
+
+import pathlib
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from spherekeras.export.serving import need
+from spherekeras.export.tflite import to_tflite
+
+_ROUNDS = 25
+
+
+def latencies(presets: Sequence[Any]) -> list[float]:
+    """Returns the milliseconds of one crop's embedding: float32 TFLite, one thread, LiteRT.
+
+    The presets take turns, so that what else the machine does falls on all alike; each number is
+    the median of 25 turns. Between machines, and between runs, ratios compare, milliseconds do
+    not.
+
+    Args:
+        presets: names, folders or `FaceEmbedder`s.
+
+    Raises:
+        ExportError: a preset that cannot be exported, or no LiteRT.
+    """
+    need("ai_edge_litert")
+    from ai_edge_litert.interpreter import Interpreter
+
+    runs = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, preset in enumerate(presets):
+            path = pathlib.Path(scratch) / f"{number}.tflite"
+            to_tflite(preset, path)
+            interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
+            interpreter.allocate_tensors()
+            details = interpreter.get_input_details()[0]
+            crop = np.random.default_rng(0).integers(0, 256, details["shape"])
+            interpreter.set_tensor(details["index"], crop.astype(details["dtype"]))
+            interpreter.invoke()
+            runs.append(interpreter)
+    times = np.zeros((_ROUNDS, len(runs)))
+    for turn in times:
+        for number, interpreter in enumerate(runs):
+            started = time.perf_counter()
+            interpreter.invoke()
+            turn[number] = 1000 * (time.perf_counter() - started)
+    return [float(median) for median in np.median(times, axis=0)]
+
+
+def processor() -> str:
+    """Returns the processor's name, for a number that depends on it."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

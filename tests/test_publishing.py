@@ -1,0 +1,124 @@
+"""Publishing: measured by the project itself, written into the card and the table."""
+
+import pathlib
+
+import cv2
+import numpy as np
+import pytest
+
+from spherekeras import presets, publishing, zoo
+from spherekeras.data.detection import Face
+from spherekeras.data.drawn_faces import draw_face, drawn_crops
+from spherekeras.data.records import pack
+from spherekeras.embedder import FaceEmbedder
+from spherekeras.presets import PresetConfig
+
+CONFIG = PresetConfig(
+    "SphereFaceNet",
+    {"depth": 4, "embedding_dim": 16, "input_shape": [112, 96, 3]},
+    "sphereface_112x96",
+    112,
+    96,
+    1 / 128,
+    127.5,
+)
+
+
+class Middle:
+    """A detector that finds every face in the middle."""
+
+    name = "middle"
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        landmarks = draw_face(0, 0, image.shape[:2]).landmarks
+        return [Face((0.0, 0.0, 1.0, 1.0), landmarks, 1.0)]
+
+
+@pytest.fixture
+def lfw(tmp_path: pathlib.Path) -> pathlib.Path:
+    root = tmp_path / "lfw"
+    lines = ["10\t1"]
+    for fold in range(10):
+        for name, identity in ((f"A{fold}", 2 * fold), (f"B{fold}", 2 * fold + 1)):
+            (root / name).mkdir(parents=True)
+            for picture in (1, 2):
+                image = draw_face(identity, picture, (120, 120)).image[..., ::-1]
+                cv2.imwrite(str(root / name / f"{name}_{picture:04d}.jpg"), image)
+        lines += [f"A{fold}\t1\t2", f"A{fold}\t1\tB{fold}\t1"]
+    (root / "pairs.txt").write_text("\n".join(lines) + "\n")
+    for part, folds in (("Train", [0, 1]), ("Test", [1, 2, 3])):
+        same = [f"{kind}{fold}\t1\t2" for fold in folds for kind in "AB"]
+        different = [f"A{fold}\t{k}\tB{fold}\t1" for fold in folds for k in (1, 2)]
+        text = "\n".join([str(len(same)), *same, *different]) + "\n"
+        (root / f"pairsDev{part}.txt").write_text(text)
+    return root
+
+
+def test_publish_measures_and_writes_card_and_table(
+    lfw: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    thresholds = [{"far": 0.01, "threshold": 0.25, "tar": 0.5, "data": "a test"}]
+    known = {"terms": "None.", "thresholds": thresholds}
+    faces = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG, known)
+    trained = faces.save_preset(tmp_path / "trained", recipe="[data]\n")
+    folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle())
+    again = FaceEmbedder.from_preset(folder)
+    metric = again.metadata["metrics"][0]
+    assert metric["name"] == "LFW view 2" and metric["pairs"] == 20
+    calibration = again.metadata["calibration"]
+    assert calibration["data"].startswith(
+        "the 12 pairs of LFW's pairsDevTest.txt, faces found by middle; expected calibration error"
+    )
+    assert calibration["prior"] == 0.5
+    answer = again.verify(*drawn_crops(range(2), 1)[0], threshold=0.5)
+    assert 0 < answer.probability < 1
+    assert calibration["data"] in (folder / "README.md").read_text()
+    first, second = again.metadata["metrics"]
+    assert (first["name"], second["name"]) == ("LFW view 2", "LFW view 1")
+    assert first["command"].endswith("lfw --data LFW --detector-model MODEL")
+    everything, *thirds = first["kinds"][:4]
+    assert (everything["same"], everything["different"]) == (10, 10)
+    assert sum(kind["same"] + kind["different"] for kind in thirds) == 20
+    assert again.metadata["measured"] == presets.stamp(folder)
+    assert again.metadata["name"] == "mine" and again.metadata["versions"]["keras"]
+    card = (folder / "README.md").read_text()
+    assert metric["value"] in card and "10 folds" in card and "middle" in card
+    assert (folder / "recipe.toml").read_text() == "[data]\n"
+    table = (tmp_path / "zoo" / "README.md").read_text()
+    parameters = f"{again.metadata['parameters']:,}"
+    assert f"| [mine](mine/README.md) | SphereFaceNet(4) | {parameters} |" in table
+    assert metric["value"] in table
+    assert zoo.write_cards(folder.parent) == []
+
+
+def test_thresholds_are_tried_on_view_1(lfw: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    thresholds = [
+        {"far": far, "threshold": threshold, "tar": 0.5, "data": "a test"}
+        for far, threshold in ((0.1, -1.0), (0.01, 1.5))
+    ]
+    faces = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG, {"thresholds": thresholds})
+    trained = faces.save_preset(tmp_path / "trained")
+    folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle())
+    rows = presets.read_metadata(folder)["thresholds"]
+    assert [row["lfw_view_1"] for row in rows] == [{"tar": 1, "far": 1}, {"tar": 0, "far": 0}]
+    assert (
+        "| 0.1 | -1.0000 | 50.00% | a test | 100.0%, 100.0% |" in (folder / "README.md").read_text()
+    )
+
+
+def test_weights_from_elsewhere_take_thresholds_from_given_people(
+    lfw: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    for number, (crop, label) in enumerate(zip(*drawn_crops(range(60), 4), strict=True)):
+        (tmp_path / "crops" / f"p{label}").mkdir(exist_ok=True, parents=True)
+        path = tmp_path / "crops" / f"p{label}" / f"{number:03}.png"
+        cv2.imwrite(str(path), crop[..., ::-1])
+    people = pack(tmp_path / "crops", tmp_path / "records")
+    faces = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG)
+    trained = faces.save_preset(tmp_path / "trained")
+    folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle(), people)
+    metadata = presets.read_metadata(folder)
+    assert (metadata["held_out"]["people"], metadata["held_out"]["crops"]) == (3, 12)
+    assert metadata["thresholds"][0]["data"] == "48 pairs of 3 people held out"
+    card = (folder / "README.md").read_text()
+    assert "## People held out" in card and metadata["held_out"]["protocol"] in card
