@@ -3,7 +3,6 @@
 import keras
 from keras import layers, ops
 
-_MEAN = (122.782, 117.001, 104.298)
 _BLOCKS = (3, 4, 3, 3, 1)  # a stage; the first block of each stage but the first halves the map
 
 
@@ -13,7 +12,7 @@ def DlibResNet(
     widths: tuple[int, ...] = (32, 64, 128, 256, 256),
     name: str = "dlib_resnet",
 ) -> keras.Model:
-    """dlib's ResNet of 29 convolutions, with the folded batch norm inside the convolutions.
+    """dlib's ResNet of 29 convolutions; batch norm and mean colour are folded into them.
 
     An independent network to check an aligner and an evaluation with, and a teacher. Where a
     block halves the map, its shortcut is an average pooling, and the narrower or smaller of the
@@ -46,9 +45,7 @@ def DlibResNet(
             f"(32, 64, 128, 256, 256). Received: widths={widths}."
         )
     image = keras.Input(input_shape, name="image")
-    offset = tuple((127.5 - mean) / 256 for mean in _MEAN)  # to (pixel - mean) / 256
-    x = layers.Rescaling(0.5, offset, name="rescaling")(image)
-    x = layers.Conv2D(widths[0], 7, strides=2, activation="relu", name="stem")(x)
+    x = layers.Conv2D(widths[0], 7, strides=2, activation="relu", name="stem")(image)
     x = layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
     for stage, block, halves in blocks():
         x = _residual(x, widths[stage], halves, block)

@@ -49,7 +49,11 @@ def convert_dlib(path: str | os.PathLike[str]) -> keras.Model:
                 arrays[f"{layer.name}/{part}"].astype(np.float64)
                 for part in ("filters", "bias", "gamma", "beta")
             )
-            layer.set_weights([filters.transpose(2, 3, 1, 0) * gamma, bias * gamma + beta])
+            kernel, bias = filters.transpose(2, 3, 1, 0) * gamma, bias * gamma + beta
+            if layer.name == "stem":  # dlib gives it (pixel - mean) / 256
+                offset = (127.5 - np.array(_MEAN)) / 256
+                kernel, bias = kernel / 2, bias + np.einsum("ijcd,c->d", kernel, offset)
+            layer.set_weights([kernel, bias])
     return model
 
 
