@@ -1,5 +1,6 @@
 """A preset's model card, its numbers generated from the metadata."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -7,123 +8,182 @@ if TYPE_CHECKING:
 
 
 def card(metadata: dict[str, Any], config: "PresetConfig") -> str:
-    """Returns the card as Markdown. What is not known is not written."""
-    name = metadata["name"]
-    lines = [f"# {name}", "", metadata.get("description", ""), ""]
-    lines += _table(
-        {
-            "backbone": config.backbone,
-            "parameters": f"{metadata['parameters']:,}",
-            **_known(metadata),
-            "embedding": f"{config.arguments.get('embedding_dim', 512)}-d",
-            "crop": f"{config.height}x{config.width} {config.channel_order}, template "
-            f"`{config.template}`, `(pixel - {config.offset:g}) * {config.scale:g}`",
-            "mirror": config.mirror,
-            **{
-                key: metadata[key] for key in ("weights_licence", "code_licence") if key in metadata
-            },
-        }
-    )
+    """Returns the card as Markdown. What is not known is not written.
+
+    Args:
+        metadata: a preset's, as `publishing.publish` or training leaves it.
+        config: the preset's.
+    """
+    sections = [
+        _section(f"# {metadata['name']}", metadata.get("description", ""), _facts(metadata, config))
+    ]
     if trained := metadata.get("trained_on"):
-        lines += ["", "## Training", ""]
-        lines += _table({key.replace("_", " "): value for key, value in trained.items()})
-        lines += ["", "The recipe is `recipe.toml` beside this file."]
-    metrics = metadata.get("metrics", [])
-    if metrics:
-        lines += ["", "## Measured", ""]
-        for metric in metrics:
-            lines += [f"**{metric['name']}: {metric['value']}**", "", metric["protocol"], ""]
-            rows = {key: value for key, value in metric.items() if key not in _SHOWN}
-            lines += [*_table(rows), ""] if rows else []
-            if kinds := metric.get("kinds"):
-                lines += ["At the thresholds of the folds, by kind of picture:", ""]
-                lines += [*_kinds(kinds), "", _AGES, ""]
+        rows = {key.replace("_", " "): _count(value) for key, value in trained.items()}
+        recipe = "The recipe is `recipe.toml` beside this file."
+        sections.append(_section("## Training", _table(rows), recipe))
+    sections += [_metric(metric) for metric in metadata.get("metrics", [])]
     if people := metadata.get("held_out"):
-        lines += ["## People held out", "", people["protocol"], ""]
-        low, high = people["intervals"]["auc"] or ("?", "?")
-        lines += _table(
-            {
-                "crops, people": f"{people['crops']:,}, {people['people']:,}",
-                "AUC": f"{people['auc']:.5f} ({low} to {high})",
-                "EER": f"{people['eer']:.2%}",
-            }
-        )
-        if people["kinds"]:
-            lines += ["", "At the threshold of FAR 0.01, by kind of picture:", ""]
-            lines += _kinds(people["kinds"])
-    if thresholds := metadata.get("thresholds"):
-        tested = any("lfw_view_1" in row for row in thresholds)
-        lines += ["", "## Thresholds", ""]
-        lines += [
-            "| FAR | threshold | TAR | data |" + (" on LFW view 1: TAR, FAR |" if tested else ""),
-            "|---|---|---|---|" + ("---|" if tested else ""),
-        ]
-        for row in thresholds:
-            line = f"| {row['far']:g} | {row['threshold']:.4f} | {row['tar']:.2%} | {row['data']} |"
-            if tested:
-                on = row["lfw_view_1"]
-                line += f" {on['tar']:.1%}, {on['far']:.1%} |"
-            lines.append(line)
-        unmeasured = (metadata.get("held_out") or {}).get("unmeasured", {})
-        lines += ["", *unmeasured.values()] if unmeasured else []
-    if calibration := metadata.get("calibration"):
-        lines += [
-            "",
-            f"`verify` gives a probability too ({calibration['method']}), where "
-            f"{calibration['prior']:.0%} of all pairs are one person's; fitted on "
-            f"{calibration['data']}.",
-        ]
-    for title in ("intended_use", "limits", "terms", "overlap"):
-        if title in metadata:
-            lines += ["", f"## {title.replace('_', ' ').capitalize()}", "", metadata[title]]
-    lines += [
-        "",
-        "## Use",
-        "",
+        sections.append(_held_out(people))
+    thresholds, calibration = metadata.get("thresholds", []), metadata.get("calibration")
+    if thresholds or calibration:
+        sections.append(_thresholds(thresholds, calibration))
+    for key in ("intended_use", "limits", "terms", "overlap"):
+        if key in metadata:
+            sections.append(_section(f"## {_words(key)}", metadata[key]))
+    code = [
         "```python",
         "import spherekeras as sk",
         "",
-        f'faces = sk.FaceEmbedder.from_preset("{name}")',
+        f'faces = sk.FaceEmbedder.from_preset("{metadata["name"]}")',
         'answer = faces.verify("a.jpg", "b.jpg")',
         "```",
     ]
-    return "\n".join(lines) + "\n"
+    sections.append(_section("## Use", "\n".join(code)))
+    return "\n\n".join(sections) + "\n"
 
 
-_SHOWN = ("kinds", "name", "value", "protocol")
-_AGES = (
-    "A pair is as sharp as its less sharp picture (variance of its Laplacian). LFW does "
-    "not state ages, so accuracy by age is not known."
-)
+def percent(value: float) -> str:
+    """Returns a share as the field writes it.
+
+    Example:
+
+    >>> percent(0.9855)
+    '98.55 %'
+    """
+    return f"{100 * value:.2f} %"
 
 
-def _known(metadata: dict[str, Any]) -> dict[str, str]:
-    """Rows on cost, where it was counted and measured."""
-    rows = {}
+def _facts(metadata: dict[str, Any], config: "PresetConfig") -> str:
+    kind = ", ".join(
+        f"{key} {value}"
+        for key, value in config.arguments.items()
+        if key not in ("embedding_dim", "input_shape")
+    )
+    rows = {
+        "backbone": f"{config.backbone}{f' ({kind})' if kind else ''}",
+        "parameters": f"{metadata['parameters']:,}",
+    }
     if count := metadata.get("multiplications"):
         rows["multiplications"] = f"{count / 1e6:,.0f} million a crop"
     if latency := metadata.get("latency"):
         rows["latency"] = (
-            f"{latency['milliseconds']} ms, {latency['ratio']} times the fastest preset's "
+            f"{latency['milliseconds']} ms, {latency['ratio']:.2f} times that of the zoo's fastest "
             f"({latency['how']}; {latency['processor']})"
         )
-    return rows
-
-
-def _kinds(kinds: list[dict[str, Any]]) -> list[str]:
-    def share(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2%}"
-
-    return [
-        "| pairs | same | accepted | different | accepted |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {kind['name']} | {kind['same']:,} | {share(kind['tar'])} | "
-            f"{kind['different']:,} | {share(kind['far'])} |"
-            for kind in kinds
-        ),
+    if width := metadata.get("embedding"):
+        rows["embedding"] = f"{width}-d"
+    rows["crop"] = (
+        f"{config.height}x{config.width} {config.channel_order}, template `{config.template}`, "
+        f"`(pixel - {config.offset:g}) * {config.scale:g}`"
+    )
+    rows["mirror image"] = {"none": "not used", "sum": "added", "concat": "concatenated"}[
+        config.mirror
     ]
+    for key in ("weights_licence", "code_licence"):
+        if key in metadata:
+            rows[_words(key).lower()] = metadata[key]
+    if source := metadata.get("converted_from"):
+        rows["converted from"] = f"{source['file']}, SHA-256 `{source['sha256']}`"
+    return _table(rows)
 
 
-def _table(rows: dict[str, Any]) -> list[str]:
-    return ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
+def _metric(metric: dict[str, Any]) -> str:
+    intervals = metric["intervals"]
+    faceless = f"{metric['no_face']:,} of {metric['pictures']:,}"
+    rows = {
+        "pairs": f"{metric['pairs']:,}",
+        "pictures without a face": f"{faceless}; detector {metric['detector']}",
+        "accuracy": percent(metric["accuracy"]) + _between(intervals["accuracy"]),
+        "AUC": f"{metric['auc']:.5f}{_between(intervals['auc'], '{:.5f}')}",
+        "EER": percent(metric["eer"]) + _between(intervals["eer"]),
+    }
+    for far, tar in metric["tar_at_far"].items():
+        reason = metric["unmeasured"].get(far)
+        found = percent(tar) + _between(intervals[f"tar_at_far_{far}"]) if not reason else ""
+        rows[f"TAR at FAR {far}"] = found or f"not measured: {reason}"
+    rows["command"] = f"`{metric['command']}`"
+    rows["measured with"] = metric["measured_with"]
+    parts = [f"## {metric['name']}: {metric['value']}", metric["protocol"], _table(rows)]
+    if kinds := metric.get("kinds"):
+        parts += ["What the thresholds of the folds accept, by kind of picture:", _kinds(kinds)]
+        parts += [f"{_SHARP} LFW does not state ages, so accuracy by age is not known."]
+    return _section(*parts)
+
+
+def _held_out(people: dict[str, Any]) -> str:
+    intervals = people["intervals"]
+    rows = {
+        "crops, people": f"{people['crops']:,}, {people['people']:,}",
+        "AUC": f"{people['auc']:.5f}{_between(intervals['auc'], '{:.5f}')}",
+        "EER": percent(people["eer"]) + _between(intervals["eer"]),
+    }
+    parts = [f"## {people['title']}", people["protocol"], _table(rows)]
+    if kinds := people["kinds"]:
+        parts += ["What the threshold of FAR 0.01 accepts, by kind of picture:", _kinds(kinds)]
+        parts += [f"{_SHARP} These pictures carry no ages."]
+    return _section(*parts)
+
+
+_SHARP = "A pair is as sharp as its less sharp picture (variance of the crop's Laplacian)."
+
+
+def _thresholds(thresholds: Sequence[dict[str, Any]], calibration: dict[str, Any] | None) -> str:
+    head = ["FAR", "threshold", "TAR", "data"]
+    lines = [
+        [f"{t['far']:g}", f"{t['threshold']:.4f}", percent(t["tar"]), t["data"]] for t in thresholds
+    ]
+    if all("lfw_view_1" in row for row in thresholds):
+        head.append("on LFW view 1: same accepted, different accepted")
+        for line, row in zip(lines, thresholds, strict=True):
+            on = row["lfw_view_1"]
+            line.append(
+                f"{on['same_accepted']} of {on['same']}, "
+                f"{on['different_accepted']} of {on['different']}"
+            )
+    table = [head, ["---"] * len(head), *lines] if lines else []
+    parts = ["## Thresholds", "\n".join(f"| {' | '.join(line)} |" for line in table)]
+    if calibration:
+        parts.append(
+            f"`verify` gives a probability too ({calibration['method']}), where "
+            f"{calibration['prior']:.0%} of all pairs are one person's; fitted on "
+            f"{calibration['data']}."
+        )
+    return _section(*parts)
+
+
+def _kinds(kinds: Sequence[dict[str, Any]]) -> str:
+    def share(value: float | None) -> str:
+        return "" if value is None else percent(value)
+
+    rows = [
+        f"| {kind['name']} | {kind['same']:,} | {share(kind['tar'])} | {kind['different']:,} | "
+        f"{share(kind['far'])} |"
+        for kind in kinds
+    ]
+    head = "| pairs | same | same accepted (TAR) | different | different accepted (FAR) |"
+    return "\n".join([head, "|---|---|---|---|---|", *rows])
+
+
+def _between(interval: Sequence[float] | None, form: str = "") -> str:
+    if interval is None:
+        return ""
+    low, high = (form.format(value) if form else f"{100 * value:.2f}" for value in interval)
+    return f" ({low} to {high}{'' if form else ' %'})"
+
+
+def _section(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)
+
+
+def _table(rows: dict[str, Any]) -> str:
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
+    )
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ").capitalize()
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value}"

@@ -168,9 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("preset", help="folder of a trained preset")
     publish.add_argument("--data", required=True, help="LFW, folder or zip")
     publish.add_argument("--out", required=True, help="folder in the zoo")
-    publish.add_argument(
-        "--people", help="weights trained elsewhere: records of people to take the thresholds from"
-    )
+    publish.add_argument("--people", help="records to measure the thresholds on anew")
     _add_detector(publish)
     publish.set_defaults(run=_zoo_publish)
     cards = actions.add_parser("cards", help="write the cards of a zoo from what was measured")
@@ -480,9 +478,10 @@ def _zoo_publish(options: argparse.Namespace) -> None:
 
 
 def _zoo_cards(options: argparse.Namespace) -> None:
-    from spherekeras import zoo
+    with _quiet():
+        from spherekeras import zoo_pages
 
-    changed = zoo.write_cards(options.zoo, options.latency)
+    changed = zoo_pages.write_cards(options.zoo, options.latency, say=print)
     print(f"Cards written: {', '.join(changed) or 'none, all were up to date'}.")
 
 

@@ -5,10 +5,11 @@ from typing import Any
 
 
 def multiplications(model: Any) -> int:
-    """Returns the multiply-add operations of one forward pass: convolutions and dense layers.
+    """Returns the multiply-add operations of one forward pass: 2-D convolutions and dense layers.
 
     Args:
-        model: a `keras.Model` with one output of known size; models inside it are counted too.
+        model: a `keras.Model` with one input of known size; models inside it are counted too.
+            Dense layers are taken to see one vector.
 
     Example:
 

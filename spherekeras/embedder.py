@@ -301,9 +301,10 @@ class FaceEmbedder:
         """
         folder = pathlib.Path(folder)
         with tempfile.TemporaryDirectory() as scratch:
-            stored = pathlib.Path(scratch) / "model.weights.h5"
-            presets.write_weights(self.backbone, stored)
-            weights = stored.read_bytes()
+            stored = pathlib.Path(scratch)
+            presets.write_weights(self.backbone, stored / "model.weights.h5")
+            weights = (stored / "model.weights.h5").read_bytes()
+            reloaded = FaceEmbedder(presets.read_weights(stored, self.config), self.config)
         known = dict(self.metadata if metadata is None else metadata)
         if metadata is None and not self._are_loaded(weights):
             for key in presets.MEASURED:
@@ -313,14 +314,14 @@ class FaceEmbedder:
             recipe = loaded.read_text(encoding="utf-8") if loaded and loaded.is_file() else ""
         known["parameters"] = self.backbone.count_params()
         known["multiplications"] = multiplications(self.backbone)
+        known["embedding"] = self.backbone.output_shape[-1] * (1 + (self.config.mirror == "concat"))
         known.setdefault("name", folder.name)
         known = json.loads(presets.to_json(known))  # one order, before and after a reload
 
         def golden(path: pathlib.Path) -> None:
-            stored = FaceEmbedder(presets.read_weights(folder, self.config), self.config)
             crops = golden_crops(self.config.height, self.config.width)
             with path.open("wb") as file:
-                np.savez(file, crops=crops, embeddings=stored.embed_crops(crops))
+                np.savez(file, crops=crops, embeddings=reloaded.embed_crops(crops))
 
         presets.write_preset(
             folder,
@@ -372,11 +373,12 @@ class FaceEmbedder:
         return np.asarray(embeddings[: len(crops)], np.float32)
 
     def _are_loaded(self, weights: bytes) -> bool:
-        """Whether these are the weights that this embedder came with (or was made with)."""
+        """Whether weights and config are what this embedder came with (or was made with)."""
         if self.folder is None:
             return True
         path = self.folder / "model.weights.h5"
-        return path.is_file() and path.read_bytes() == weights
+        unchanged = path.is_file() and path.read_bytes() == weights
+        return unchanged and presets.read_config(self.folder) == self.config
 
     def _checked(self, crop: np.ndarray) -> np.ndarray:
         images.check_crop(crop, self.config.height, self.config.width)

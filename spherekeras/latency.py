@@ -12,7 +12,7 @@ import numpy as np
 from spherekeras.export.serving import need
 from spherekeras.export.tflite import to_tflite
 
-_ROUNDS = 25
+ROUNDS = 25
 
 
 def latencies(presets: Sequence[Any]) -> list[float]:
@@ -43,7 +43,7 @@ def latencies(presets: Sequence[Any]) -> list[float]:
             interpreter.set_tensor(details["index"], crop.astype(details["dtype"]))
             interpreter.invoke()
             runs.append(interpreter)
-    times = np.zeros((_ROUNDS, len(runs)))
+    times = np.zeros((ROUNDS, len(runs)))
     for turn in times:
         for number, interpreter in enumerate(runs):
             started = time.perf_counter()

@@ -6,6 +6,7 @@ and their embeddings, `README.md` the card, `SHA256SUMS` a checksum over each of
 checked at every load. Two saves of the same weights are byte-identical.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -32,7 +33,7 @@ FILES = (
     "recipe.toml",
 )
 SUMS = hosting.SUMS
-MEASURED = ("calibration", "held_out", "latency", "measured", "metrics", "thresholds")
+MEASURED = ("calibration", "held_out", "latency", "measured", "metrics", "thresholds", "versions")
 BACKBONES = ("DlibResNet", "IResNet", "MobileFaceNet", "SFNet", "SphereFaceNet")
 
 
@@ -198,7 +199,11 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def stamp(folder: pathlib.Path) -> dict[str, str]:
-    """Returns what a preset's numbers were measured with, so that stale ones are found out."""
+    """Returns what a preset's numbers were measured with, so that stale ones are found out.
+
+    Args:
+        folder: the preset's.
+    """
     return {name: sha256(folder / name) for name in ("model.weights.h5", "config.json")}
 
 
@@ -264,19 +269,21 @@ def write_preset(folder: pathlib.Path, files: dict[str, Any]) -> None:
 
     Args:
         folder: the preset's folder; files already there are replaced one by one.
-        files: for some or all of `FILES` a str, bytes, or a function that writes to a path;
-            written in this order.
+        files: for some or all of `FILES` a str, bytes, or a function that writes to a path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        with atomic_path(folder / name) as temporary:
+    with contextlib.ExitStack() as placing:  # all are written first, then placed, the sums last
+        sums = placing.enter_context(atomic_path(folder / SUMS))
+        written = {}
+        for name, content in files.items():
+            written[name] = placing.enter_context(atomic_path(folder / name))
             if callable(content):
-                content(temporary)
+                content(written[name])
             else:
-                temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    lines = [f"{sha256(folder / name)}  {name}\n" for name in FILES]
-    with atomic_path(folder / SUMS) as temporary:
-        temporary.write_text("".join(lines))
+                data = content.encode() if isinstance(content, str) else content
+                written[name].write_bytes(data)
+        lines = [f"{sha256(written.get(name, folder / name))}  {name}\n" for name in FILES]
+        sums.write_text("".join(lines))
 
 
 def to_json(value: Any) -> str:

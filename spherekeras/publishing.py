@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from spherekeras import presets, zoo
+from spherekeras import presets, zoo_pages
+from spherekeras.card import percent
 from spherekeras.data import pipeline
 from spherekeras.data.records import Records
 from spherekeras.embedder import FaceEmbedder
+from spherekeras.errors import DataError, PresetError
 from spherekeras.evaluation import (
     MOST_CROPS,
     VerificationResult,
@@ -30,6 +32,7 @@ from spherekeras.evaluation import (
     sharpness,
 )
 from spherekeras.teacher import turned
+from spherekeras.training import whole_people
 
 _HELD_OUT = 0.05  # of the people, for weights that were trained elsewhere
 
@@ -53,32 +56,43 @@ def publish(
         out: its folder in the zoo; the zoo's table beside it is written anew.
         data: LFW, folder or zip.
         detector: of faces, see `FaceEmbedder`.
-        people: for weights that were trained elsewhere, and so hold out nobody: crops of other
-            people. The thresholds come from a twentieth of them.
+        people: records to measure thresholds on anew: those of the training, whose held-out people
+            are taken; or, for weights that were trained elsewhere, any, a twentieth of them.
         progress: called with (done, total) photographs.
 
     Returns:
         `out`.
 
     Raises:
-        PresetError: a damaged preset.
-        DataError: LFW or the crops of people cannot be used.
+        PresetError: a damaged preset, or thresholds that are not these weights' own.
+        DataError: LFW or the records cannot be used.
     """
     fit_calibration([0.0, 1.0], [False, True])  # told before the work: is scikit-learn there?
+    zoo_pages.check_table(pathlib.Path(out).parent)
     faces = FaceEmbedder.from_preset(preset, detector=detector)
-    folder = faces.folder or pathlib.Path(preset)
-    metadata = {**faces.metadata, "name": pathlib.Path(out).name, "versions": versions()}
+    folder = presets.find_preset(preset)
+    known = faces.metadata
+    if known.get("measured") != presets.stamp(folder):
+        known = {key: value for key, value in known.items() if key not in presets.MEASURED}
+    metadata = {**known, "name": pathlib.Path(out).name}
     if people is not None:
         metadata |= _held_out(faces, people)
+    elif "thresholds" not in metadata and "thresholds" in faces.metadata:
+        raise PresetError(
+            f"The thresholds of {folder} were measured with other weights or another config. Give "
+            "the records of its training: `--people RECORDS`."
+        )
+    metadata.pop("latency", None)  # was measured among the presets of another time
     seen: Any = Seen(faces)
     metadata |= _as_used(seen, data, metadata.get("thresholds", []), progress)
     tests = [lfw(seen, data, view=view, progress=progress) for view in (2, 1)]
     metadata["metrics"] = [_metric(test, faces, metadata["name"]) for test in tests]
     metadata["metrics"][0]["kinds"] = _kinds(tests[0], seen)
-    metadata["measured"] = presets.stamp(folder)
     recipe = (folder / "recipe.toml").read_text(encoding="utf-8")
     saved = faces.save_preset(out, metadata=metadata, recipe=recipe)
-    zoo.write_table(saved.parent)
+    metadata["measured"] = presets.stamp(saved)
+    faces.save_preset(out, metadata=metadata, recipe=recipe)
+    zoo_pages.write_table(saved.parent)
     return saved
 
 
@@ -105,12 +119,31 @@ class Seen:
 
 
 def _held_out(faces: FaceEmbedder, people: Records) -> dict[str, Any]:
-    from spherekeras.training import whole_people
-
-    _, positions = pipeline.split(people, validation=_HELD_OUT)
+    trained = faces.metadata.get("trained_on", {})
+    if trained and trained.get("records") != people.checksum:
+        raise DataError(
+            f"{people.folder} is not what these weights were trained on, so who was held out is "
+            "not known. Give the records of their training."
+        )
+    _, positions = pipeline.split(people, validation=trained.get("validation", _HELD_OUT))
     positions = whole_people(people.labels, positions, MOST_CROPS)
+    if not len(positions):
+        raise DataError(
+            f"Of the {len(people.identities)} people of {people.folder} none is held "
+            "out. Give crops of more people."
+        )
+    who = (
+        "people held out from training"
+        if trained
+        else ("other people, of whom the weights may have seen some")
+    )
     names = [people.identities[label] for label in people.labels[positions]]
-    return held_out(faces, turned(people, positions, faces.config), names).to_metadata()
+    how = f"records {people.checksum[:12]}, crops of {people.height}x{people.width}"
+    if faces.config.height > people.height:
+        how += f" enlarged to {faces.config.height}x{faces.config.width} with repeated edges"
+    return held_out(
+        faces, turned(people, positions, faces.config), names, who=who, how=how
+    ).to_metadata()
 
 
 def _as_used(
@@ -127,19 +160,22 @@ def _as_used(
     probabilities = out_of_fold(result.similarities, result.same, linked_groups(people) % 10)
     error = reliability(probabilities, result.same).calibration_error
     calibration = fit_calibration(result.similarities, result.same, prior=0.5)
-    data = (
-        f"the {result.pairs} pairs of LFW's pairsDevTest.txt, faces found by {faces.detector_name}"
-    )
     rows = []
     for row in thresholds:
         passed = result.similarities >= row["threshold"]
-        on = {"tar": passed[result.same].mean(), "far": passed[~result.same].mean()}
-        rows.append({**row, "lfw_view_1": {key: round(float(on[key]), 4) for key in on}})
+        on = {
+            "same": int(result.same.sum()),
+            "same_accepted": int(passed[result.same].sum()),
+            "different": int((~result.same).sum()),
+            "different_accepted": int(passed[~result.same].sum()),
+        }
+        rows.append({**row, "lfw_view_1": on})
     return {
         "calibration": {
             **calibration.to_dict(),
-            "data": f"{data}; expected calibration error {error:.1%}, each tenth of the people "
-            "judged by the others",
+            "data": f"the {result.pairs} pairs of LFW's pairsDevTest.txt, faces found by "
+            f"{faces.detector_name}; expected calibration error {error:.1%}, each tenth of the "
+            "people judged by the others",
         },
         "thresholds": rows,
     }
@@ -148,45 +184,37 @@ def _as_used(
 def _metric(result: VerificationResult, faces: FaceEmbedder, name: str) -> dict[str, Any]:
     spread = "" if np.isnan(result.std) else f" ± {100 * result.std:.2f}"
     protocol = "lfw" if result.name == "LFW view 2" else "lfw-view1"
+    model = " --detector-model MODEL" if faces.detector_name.startswith("yunet") else ""
+    values = result.to_dict()
+    for key in ("folds", "thresholds"):
+        del values[key]
     return {
-        "name": result.name,
-        "value": f"{100 * result.accuracy:.2f} %{spread}",
-        "accuracy": round(result.accuracy, 6),
-        "protocol": result.protocol,
-        "interval": f"{result.between('accuracy', '.2%')} (95 %, bootstrap)",
-        "pairs": result.pairs,
-        "pictures without a face": len(result.no_face or ()),
-        "AUC": round(result.auc, 5),
-        "EER": f"{100 * result.eer:.2f} %",
-        **{
-            f"TAR at FAR {far:g}": result.unmeasured.get(far, f"{100 * tar:.2f} %")
-            for far, tar in result.tar_at_far.items()
-        },
+        **values,
+        "value": f"{percent(result.accuracy)}{spread}",
+        "no_face": len(result.no_face or ()),
         "detector": faces.detector_name,
-        "command": f"spherekeras evaluate {name} --protocol {protocol} --data LFW "
-        "--detector-model MODEL",
+        "command": f"spherekeras evaluate {name} --protocol {protocol} --data LFW{model}",
+        "measured_with": ", ".join(f"{key} {value}" for key, value in versions().items()),
     }
 
 
 def _kinds(result: VerificationResult, seen: Seen) -> list[dict[str, Any]]:
-    """Error rates by quality, at the thresholds that the folds chose."""
+    """Error rates by quality of the pairs whose faces were found, at the folds' thresholds."""
     pairs = result.names or []
-    crops = {name: seen.crops[name] for pair in pairs for name in pair if name in seen.crops}
-    pairs_seen = np.array([a in crops and b in crops for a, b in pairs])
-    place = {name: index for index, name in enumerate(crops)}
-    first, second = np.array(
-        [(place[a], place[b]) for a, b in pairs if a in crops and b in crops]
-    ).T
-    sharp = [sharpness(crop) for crop in crops.values()]
-    greys = [is_grey(crop) for crop in crops.values()]
-    kinds = {"all": np.ones(len(first), bool), **quality_kinds(sharp, greys, first, second)}
-    rows = by_kind(
-        result.similarities[pairs_seen],
-        result.same[pairs_seen],
-        result.pair_thresholds[pairs_seen],
-        kinds,
-    )
-    return kinds_table(rows)
+    whole = np.array([a in seen.crops and b in seen.crops for a, b in pairs])
+    if not whole.any():
+        return []
+    place = {name: index for index, name in enumerate(seen.crops)}
+    chosen = [pair for pair, found in zip(pairs, whole, strict=True) if found]
+    first, second = np.array([[place[a], place[b]] for a, b in chosen]).T
+    sharp = [sharpness(crop) for crop in seen.crops.values()]
+    greys = [is_grey(crop) for crop in seen.crops.values()]
+    kinds = {
+        "all" if whole.all() else "all whose faces were found": np.ones(len(first), np.bool_),
+        **quality_kinds(sharp, greys, first, second),
+    }
+    limits = result.pair_thresholds[whole]
+    return kinds_table(by_kind(result.similarities[whole], result.same[whole], limits, kinds))
 
 
 def versions() -> dict[str, str]:

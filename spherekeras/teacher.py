@@ -16,8 +16,8 @@ from spherekeras.data import alignment
 from spherekeras.data.records import Records
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import DataError
-from spherekeras.files import atomic_path, sha256
-from spherekeras.presets import PresetConfig
+from spherekeras.files import atomic_path
+from spherekeras.presets import PresetConfig, stamp
 
 _BLOCK = 1024
 
@@ -45,13 +45,13 @@ def imitated(
 
     Source: Distilling the Knowledge in a Neural Network, arXiv 1503.02531.
     """
-    weights = sha256(teacher.folder / "model.weights.h5") if teacher.folder else ""
+    known = stamp(teacher.folder) if teacher.folder else {}
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     blocks = []
     for start in range(0, len(positions), _BLOCK):
         part = positions[start : start + _BLOCK]
-        key = hashlib.sha256(f"{weights} {records.checksum} {part.tolist()}".encode())
+        key = hashlib.sha256(f"{known} {records.checksum} {part.tolist()}".encode())
         path = folder / f"{key.hexdigest()[:32]}.npy"
         if not path.is_file():
             logging.info("embeddings of the teacher: %d of %d", start, len(positions))

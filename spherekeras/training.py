@@ -67,7 +67,9 @@ def train(
     plan = load_recipe(recipe)
     check_model(plan)
     if plan.backbone.start:
-        check_start(plan)
+        check_source(plan, plan.backbone.start, "backbone.start")
+    if plan.teacher.preset:
+        check_source(plan, plan.teacher.preset, "teacher.preset")
     teacher = load_teacher(plan) if plan.teacher.preset else None
     text = pathlib.Path(recipe).read_text(encoding="utf-8")
     records = _records(source, out)
@@ -165,21 +167,26 @@ class _Pixels(keras.layers.Layer):
         return (keras.ops.cast(inputs, self.compute_dtype) - _OFFSET) * _SCALE
 
 
-def check_start(plan: Recipe) -> None:
-    """Refuses to hold out people whom the preset to start from was trained on.
+def check_source(plan: Recipe, preset: str, key: str) -> None:
+    """Refuses to hold out people whom another preset was trained on.
 
     Who is held out follows from the names, a larger part holding all of a smaller one; so it is
     enough to compare the fractions.
+
+    Args:
+        plan: the recipe.
+        preset: the one to start from, or the teacher.
+        key: of the recipe, that names it.
+
+    Raises:
+        RecipeError: it was trained by this project and held out fewer people.
     """
-    folder = presets.find_preset(plan.backbone.start)
-    if not presets.read_metadata(folder).get("trained_on"):
-        return  # trained elsewhere
-    before = load_recipe(folder / "recipe.toml").data.validation
+    trained = presets.read_metadata(presets.find_preset(preset)).get("trained_on")
+    before = (trained or {"validation": 1.0}).get("validation", 0.0)
     if before < plan.data.validation:
         raise RecipeError(
-            f"`data.validation` = {plan.data.validation:g} holds out people whom "
-            f"{plan.backbone.start!r} was trained on: it held out {before:g}. Set it to at most "
-            f"{before:g}."
+            f"`data.validation` = {plan.data.validation:g} holds out people whom `{key}` = "
+            f"{preset!r} was trained on: it held out {before:g}. Set it to at most {before:g}."
         )
 
 
@@ -482,16 +489,19 @@ class _Validation(keras.callbacks.Callback):
             embeddings = FaceEmbedder(self.backbone, self.config).embed_crops(self.crops)
         if not np.isfinite(embeddings).all():
             return
-        first, second = np.triu_indices(len(embeddings), 1)
-        names = np.asarray(self.identities)
-        similarities = (embeddings @ embeddings.T)[first, second]
-        same = names[first] == names[second]
+        similarities, same = evaluation.all_pairs(embeddings, self.identities)
         logs["val_auc"] = metrics.auc(similarities, same)
         logs["val_tar_at_far_1e-2"] = metrics.tar_at_far(similarities, same, 1e-2)
 
 
 def whole_people(labels: np.ndarray, positions: np.ndarray, most: int) -> np.ndarray:
-    """Returns `positions`, or those of so many people drawn at random as have `most` crops."""
+    """Returns those positions whose people, drawn at random and whole, have at most `most` crops.
+
+    Args:
+        labels: of all crops.
+        positions: which of them to choose from.
+        most: crops.
+    """
     people, member, counts = np.unique(labels[positions], return_inverse=True, return_counts=True)
     order = np.random.default_rng(0).permutation(len(people))
     taken = np.zeros(len(people), bool)
@@ -543,6 +553,7 @@ def _publish(
             "identities": len(np.unique(records.labels[train_positions])),
             "steps": plan.training.steps,
             "batch_size": plan.training.batch_size,
+            "validation": plan.data.validation,
             "records": records.checksum,
         },
     }

@@ -6,19 +6,18 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from spherekeras import card, hosting, presets
+from spherekeras import hosting, presets
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import PresetError, SphereKerasError
 from spherekeras.files import atomic_path, sha256
 
-_HEAD = "# Zoo"
-_STATED = ("backbone", "parameters", "multiplications", "lfw", "latency")
+_STATED = ("backbone", "parameters", "multiplications", "lfw", "milliseconds")
 _COLUMNS = ("name", *_STATED, "megabytes", "place")
 _TERMS = ("weights_licence", "terms")
 
 
 def rows(patterns: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Returns one row a preset: name, backbone, parameters, weights' size, LFW accuracy, place.
+    """Returns one row a preset: size, LFW accuracy, milliseconds of a crop, place and terms.
 
     Args:
         patterns: of names, with wildcards; by default all.
@@ -36,7 +35,7 @@ def rows(patterns: Sequence[str] = ()) -> list[dict[str, Any]]:
             raise PresetError(f"No preset's name fits {pattern!r}. {presets.known_presets(known)}")
         wanted.update(fitting)
     return [
-        _row(presets.find_preset(name)) if name in here else _hosted_row(name, hosted[name])
+        row(presets.find_preset(name)) if name in here else _hosted_row(name, hosted[name])
         for name in sorted(wanted)
     ]
 
@@ -94,19 +93,22 @@ def write_manifest(
 
 
 def compare(patterns: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Returns the rows of presets that are here, their latency measured side by side.
+    """Returns the rows of sound presets that are here, their latency measured side by side.
 
     Adds "here", the milliseconds of one crop (see `latency.latencies`), and "ratio", these over
     the fastest preset's.
+
+    Raises:
+        PresetError: none of them is here and sound.
     """
     from spherekeras.latency import latencies
 
-    found = [row for row in rows(patterns) if row["place"] != "to be fetched"]
+    found = [row for row in rows(patterns) if row["place"] in ("zoo", "cache")]
     if not found:
         raise PresetError("None of these presets is here. Fetch one: `spherekeras zoo fetch NAME`.")
     times = latencies([row["name"] for row in found])
     return [
-        {**row, "here": f"{time:.1f} ms", "ratio": f"{time / min(times):.2f}"}
+        {**row, "here": round(time, 2), "ratio": round(time / min(times), 2)}
         for row, time in zip(found, times, strict=True)
     ]
 
@@ -116,12 +118,27 @@ def text_table(table: Sequence[dict[str, Any]]) -> str:
     if not table:
         return "The zoo is empty."
     columns = [*_COLUMNS, *(name for name in ("here", "ratio") if name in table[0])]
-    cells = [columns, *([str(row[c]) for c in columns] for row in table)]
+    cells = [columns, *([text(row[column], column) for column in columns] for row in table)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in cells
     )
+
+
+def text(value: Any, column: str) -> str:
+    """Returns one cell of a table of presets.
+
+    Example:
+
+    >>> text(189408256, "multiplications"), text(None, "lfw")
+    ('189M', '-')
+    """
+    if value is None or value == "":
+        return "-"
+    if column == "multiplications":
+        return f"{value / 1e6:.0f}M"
+    return f"{value:,}" if column == "parameters" else str(value)
 
 
 def check(names: Sequence[str] = ()) -> Iterator[tuple[str, str, bool]]:
@@ -216,104 +233,28 @@ def _converted_dlib(file: str | os.PathLike[str]) -> Any:
     return converters.Converted(model, config, metadata)
 
 
-def write_cards(zoo: str | os.PathLike[str], latency: bool = False) -> list[str]:
-    """Writes the cards of a zoo's presets, and its table, from what was measured.
-
-    Args:
-        zoo: folder of presets.
-        latency: measure the time of a crop anew, all presets side by side, and keep it.
-
-    Returns:
-        Names of the presets whose card changed.
-
-    Raises:
-        PresetError: a damaged preset, or one whose numbers were never measured or belong to other
-            weights; no card is written then.
-    """
-    folders = [f for f in sorted(pathlib.Path(zoo).iterdir()) if (f / presets.SUMS).is_file()]
-    known = {}
-    for folder in folders:
-        presets.check_files(folder, but="README.md")
-        metadata = presets.read_metadata(folder)
-        mend = f"Measure it: `spherekeras zoo publish {folder} --data LFW --out {folder}`."
-        if not metadata.get("metrics"):
-            raise PresetError(f"{folder} has no measurement to make a card of. {mend}")
-        for name, digest in presets.stamp(folder).items():
-            if metadata.get("measured", {}).get(name) != digest:
-                raise PresetError(f"The numbers of {folder} are stale: {name} is another. {mend}")
-        known[folder] = metadata
-    if latency:
-        _time(known)
-    changed = []
-    for folder, metadata in known.items():
-        page, text = folder / "README.md", card.card(metadata, presets.read_config(folder))
-        if not page.is_file() or page.read_text(encoding="utf-8") != text:
-            files = {"metadata.json": presets.to_json(metadata), "README.md": text}
-            presets.write_preset(folder, files)
-            changed.append(folder.name)
-    write_table(pathlib.Path(zoo))
-    return changed
-
-
-def _time(known: dict[pathlib.Path, dict[str, Any]]) -> None:
-    from spherekeras.latency import latencies, processor
-
-    times = latencies(list(known))
-    for metadata, time in zip(known.values(), times, strict=True):
-        metadata["latency"] = {
-            "milliseconds": round(time, 2),
-            "ratio": round(time / min(times), 2),
-            "how": "one crop, float32 TFLite, one thread, LiteRT; all presets of the zoo by turns, "
-            "median of 25",
-            "processor": processor(),
-        }
-
-
-def write_table(zoo: pathlib.Path) -> None:
-    """Writes the zoo's README.md from the metadata of its presets."""
-    page = zoo / "README.md"
-    if page.exists() and not page.read_text(encoding="utf-8").startswith(_HEAD):
-        raise PresetError(f"{page} is not a zoo's table and is left as it is. Publish into a zoo.")
-    table = [_row(f) for f in sorted(zoo.iterdir()) if (f / presets.SUMS).is_file()]
-    lines = [
-        _HEAD,
-        "",
-        "Made by `make zoo` from the presets' metadata; protocol, interval, terms and the machine",
-        "of the latency (float32 TFLite, one thread) stand in each preset's card.",
-        "",
-        "| preset | backbone | parameters | multiplications | weights | LFW view 2 | latency |",
-        "|---|---|---|---|---|---|---|",
-        *(
-            f"| [{r['name']}]({r['name']}/README.md) | {r['backbone']} | "
-            f"{r['parameters'] or 0:,} | {r['multiplications']} | {r['megabytes']} MB | {r['lfw']} "
-            f"| {r['latency']} |"
-            for r in table
-        ),
-    ]
-    with atomic_path(page) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _row(folder: pathlib.Path) -> dict[str, Any]:
+def row(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the row of a preset's folder; of a damaged one, what is wrong with it."""
     try:
         return _sound_row(folder)
-    except PresetError as error:
-        return {**dict.fromkeys(_COLUMNS, ""), "name": folder.name, "lfw": f"damaged: {error}"}
+    except (AttributeError, KeyError, OSError, PresetError, TypeError, ValueError) as error:
+        damage = error if isinstance(error, PresetError) else f"{type(error).__name__} {error}"
+        blank = dict.fromkeys((*_COLUMNS, *_TERMS))
+        return {**blank, "name": folder.name, "lfw": f"damaged: {damage}", "place": "damaged"}
 
 
 def _sound_row(folder: pathlib.Path) -> dict[str, Any]:
     metadata, config = presets.read_metadata(folder), presets.read_config(folder)
     measured = {metric["name"]: metric["value"] for metric in metadata.get("metrics", [])}
-    latency = metadata.get("latency")
-    depth = config.arguments.get("depth")
+    kind = config.arguments.get("depth") or config.arguments.get("activation")
     return {
         "name": folder.name,
-        "backbone": f"{config.backbone}{f'({depth})' if depth else ''}",
-        "parameters": metadata.get("parameters", 0),
-        "multiplications": f"{metadata.get('multiplications', 0) / 1e6:.0f}M",
+        "backbone": f"{config.backbone}{f'({kind})' if kind else ''}",
+        "parameters": metadata.get("parameters"),
+        "multiplications": metadata.get("multiplications"),
         "megabytes": round((folder / "model.weights.h5").stat().st_size / 1e6, 1),
-        "lfw": measured.get("LFW view 2", "not measured"),
-        "latency": f"{latency['milliseconds']:.1f} ms" if latency else "not measured",
+        "lfw": measured.get("LFW view 2"),
+        "milliseconds": metadata["latency"]["milliseconds"] if "latency" in metadata else None,
         "place": "cache" if hosting.is_cached(folder) else "zoo",
         "weights_licence": metadata.get("weights_licence", "not stated"),
         "terms": metadata.get("terms", "not stated"),
@@ -326,5 +267,5 @@ def _hosted_row(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         "name": name,
         "megabytes": round(size / 1e6, 1),
         "place": "to be fetched",
-        **{key: entry.get(key, "") for key in (*_STATED, *_TERMS)},
+        **{key: entry.get(key) for key in (*_STATED, *_TERMS)},
     }

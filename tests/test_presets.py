@@ -161,5 +161,5 @@ def test_names_are_found_in_the_zoo_and_slips_get_the_nearest(
 
 def test_the_card_says_what_is_known_and_no_more(preset: pathlib.Path) -> None:
     card = (preset / "README.md").read_text()
-    assert "| parameters |" in card and "| 0.01 | 0.5000 | 70.00% | a test |" in card
+    assert "| parameters |" in card and "| 0.01 | 0.5000 | 70.00 % | a test |" in card
     assert "Measured" not in card and "Training" not in card

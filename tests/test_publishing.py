@@ -1,16 +1,19 @@
 """Publishing: measured by the project itself, written into the card and the table."""
 
+import json
 import pathlib
+from hashlib import sha256
 
 import cv2
 import numpy as np
 import pytest
 
-from spherekeras import presets, publishing, zoo
+from spherekeras import presets, publishing, zoo_pages
 from spherekeras.data.detection import Face
 from spherekeras.data.drawn_faces import draw_face, drawn_crops
 from spherekeras.data.records import pack
 from spherekeras.embedder import FaceEmbedder
+from spherekeras.errors import DataError, PresetError
 from spherekeras.presets import PresetConfig
 
 CONFIG = PresetConfig(
@@ -58,9 +61,11 @@ def test_publish_measures_and_writes_card_and_table(
     lfw: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     thresholds = [{"far": 0.01, "threshold": 0.25, "tar": 0.5, "data": "a test"}]
-    known = {"terms": "None.", "thresholds": thresholds}
-    faces = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG, known)
-    trained = faces.save_preset(tmp_path / "trained", recipe="[data]\n")
+    faces = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG)
+    trained = faces.save_preset(tmp_path / "trained")
+    stamp = presets.stamp(trained)
+    known = {"terms": "None.", "thresholds": thresholds, "measured": stamp}
+    faces.save_preset(trained, metadata=known, recipe="[data]\n")
     folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle())
     again = FaceEmbedder.from_preset(folder)
     metric = again.metadata["metrics"][0]
@@ -75,12 +80,12 @@ def test_publish_measures_and_writes_card_and_table(
     assert calibration["data"] in (folder / "README.md").read_text()
     first, second = again.metadata["metrics"]
     assert (first["name"], second["name"]) == ("LFW view 2", "LFW view 1")
-    assert first["command"].endswith("lfw --data LFW --detector-model MODEL")
+    assert first["command"] == "spherekeras evaluate mine --protocol lfw --data LFW"
     everything, *thirds = first["kinds"][:4]
     assert (everything["same"], everything["different"]) == (10, 10)
     assert sum(kind["same"] + kind["different"] for kind in thirds) == 20
     assert again.metadata["measured"] == presets.stamp(folder)
-    assert again.metadata["name"] == "mine" and again.metadata["versions"]["keras"]
+    assert again.metadata["name"] == "mine" and "keras 3." in metric["measured_with"]
     card = (folder / "README.md").read_text()
     assert metric["value"] in card and "10 folds" in card and "middle" in card
     assert (folder / "recipe.toml").read_text() == "[data]\n"
@@ -88,7 +93,7 @@ def test_publish_measures_and_writes_card_and_table(
     parameters = f"{again.metadata['parameters']:,}"
     assert f"| [mine](mine/README.md) | SphereFaceNet(4) | {parameters} |" in table
     assert metric["value"] in table
-    assert zoo.write_cards(folder.parent) == []
+    assert zoo_pages.write_cards(folder.parent) == []
 
 
 def test_thresholds_are_tried_on_view_1(lfw: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -96,14 +101,18 @@ def test_thresholds_are_tried_on_view_1(lfw: pathlib.Path, tmp_path: pathlib.Pat
         {"far": far, "threshold": threshold, "tar": 0.5, "data": "a test"}
         for far, threshold in ((0.1, -1.0), (0.01, 1.5))
     ]
-    faces = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG, {"thresholds": thresholds})
+    faces = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG)
     trained = faces.save_preset(tmp_path / "trained")
+    stamp = presets.stamp(trained)
+    faces.save_preset(trained, metadata={"thresholds": thresholds, "measured": stamp})
     folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle())
     rows = presets.read_metadata(folder)["thresholds"]
-    assert [row["lfw_view_1"] for row in rows] == [{"tar": 1, "far": 1}, {"tar": 0, "far": 0}]
-    assert (
-        "| 0.1 | -1.0000 | 50.00% | a test | 100.0%, 100.0% |" in (folder / "README.md").read_text()
-    )
+    some = {"same": 6, "different": 6}
+    assert [row["lfw_view_1"] for row in rows] == [
+        {**some, "same_accepted": count, "different_accepted": count} for count in (6, 0)
+    ]
+    text = (folder / "README.md").read_text()
+    assert "| 0.1 | -1.0000 | 50.00 % | a test | 6 of 6, 6 of 6 |" in text
 
 
 def test_weights_from_elsewhere_take_thresholds_from_given_people(
@@ -118,7 +127,62 @@ def test_weights_from_elsewhere_take_thresholds_from_given_people(
     trained = faces.save_preset(tmp_path / "trained")
     folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle(), people)
     metadata = presets.read_metadata(folder)
-    assert (metadata["held_out"]["people"], metadata["held_out"]["crops"]) == (3, 12)
-    assert metadata["thresholds"][0]["data"] == "48 pairs of 3 people held out"
+    drawn = [p for p in people.identities if int(sha256(p.encode()).hexdigest()[:4], 16) < 3276]
+    assert metadata["held_out"]["people"] == len(drawn) > 1
+    who = f"{len(drawn)} other people, of whom the weights may have seen some"
+    assert metadata["thresholds"][0]["data"].endswith(who)
     card = (folder / "README.md").read_text()
-    assert "## People held out" in card and metadata["held_out"]["protocol"] in card
+    assert "## Other people, of whom" in card and metadata["held_out"]["protocol"] in card
+    assert f"records {people.checksum[:12]}, crops of 112x96;" in card
+
+
+def _tampered(trained: pathlib.Path) -> None:
+    """Another scale in the config, checksums made right."""
+    config = json.loads((trained / "config.json").read_text()) | {"scale": 1 / 127.5}
+    presets.write_preset(trained, {"config.json": presets.to_json(config)})
+
+
+def test_thresholds_of_another_config_are_not_published(
+    lfw: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    faces = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG)
+    trained = faces.save_preset(tmp_path / "trained")
+    known = {
+        "held_out": {"crops": 2, "people": 2, "same": 1, "different": 1, "auc": 1.0, "eer": 0.0}
+        | {
+            "title": "People",
+            "protocol": "P.",
+            "kinds": [],
+            "intervals": {"auc": None, "eer": None},
+        },
+        "thresholds": [{"far": 0.01, "threshold": 0.25, "tar": 0.5, "data": "a test"}],
+        "measured": presets.stamp(trained),
+        "trained_on": {"records": "0" * 64, "validation": 0.05},
+    }
+    faces.save_preset(trained, metadata=known)
+    _tampered(trained)
+    with pytest.raises(PresetError, match="The thresholds of .* were measured with other weights"):
+        publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle())
+    for person in "ab":
+        (tmp_path / "crops" / person).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "crops" / person / "1.png"), drawn_crops([1], 1)[0][0])
+    people = pack(tmp_path / "crops", tmp_path / "records")
+    with pytest.raises(DataError, match="is not what these weights were trained on"):
+        publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle(), people)
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_a_picture_without_a_face_is_left_out_of_the_kinds_alone(
+    lfw: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    class Choosy(Middle):
+        def detect(self, image: np.ndarray) -> list[Face]:
+            return [] if image[:2].sum() % 3 == 0 else super().detect(image)
+
+    trained = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG).save_preset(tmp_path / "trained")
+    folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Choosy())
+    metric = presets.read_metadata(folder)["metrics"][0]
+    assert metric["no_face"] > 0 and metric["pairs"] == 20
+    assert metric["kinds"][0]["name"] == "all whose faces were found"
+    assert 0 < metric["kinds"][0]["same"] + metric["kinds"][0]["different"] < 20
+    assert f"{metric['no_face']} of {metric['pictures']}" in (folder / "README.md").read_text()

@@ -90,16 +90,20 @@ def test_a_run_leaves_a_preset_and_its_logs(whole: pathlib.Path) -> None:
     faces = FaceEmbedder.from_preset(whole / "run" / "preset")
     assert faces.check_golden() <= 1e-4
     assert faces.metadata["trained_on"] == {
-        "crops": 36,
-        "identities": 6,
+        "crops": 30,
+        "identities": 5,
         "steps": 12,
         "batch_size": 8,
+        "validation": 0.25,
         "records": open_records(whole / "run" / "records").checksum,
     }
     assert faces.metadata["measured"] == presets.stamp(whole / "run" / "preset")
     held_out = faces.metadata["held_out"]
-    assert (held_out["crops"], held_out["people"], held_out["same"]) == (12, 2, 30)
-    assert "12 crops of people held out" in (whole / "run" / "preset" / "README.md").read_text()
+    assert (held_out["crops"], held_out["people"], held_out["same"]) == (18, 3, 45)
+    assert (
+        "18 crops of people held out from training"
+        in (whole / "run" / "preset" / "README.md").read_text()
+    )
     assert faces.metadata["thresholds"][0]["far"] == 0.1
     assert (whole / "run" / "preset" / "recipe.toml").read_text() == RECIPE
     with open(whole / "run" / "log.csv", newline="") as file:
@@ -233,8 +237,8 @@ def test_a_start_that_has_seen_the_people_held_out_is_refused(
     (tmp_path / "mine.toml").write_text(text.replace("validation = 0.25", "validation = 0.5"))
     with pytest.raises(
         RecipeError,
-        match=r"`data.validation` = 0.5 holds out people whom '.*preset' was trained on: it held "
-        r"out 0.25. Set it to at most 0.25.",
+        match=r"`data.validation` = 0.5 holds out people whom `backbone.start` = '.*preset' was "
+        r"trained on: it held out 0.25. Set it to at most 0.25.",
     ):
         train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)
     assert not (tmp_path / "run").exists()

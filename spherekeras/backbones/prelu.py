@@ -16,8 +16,8 @@ class PReLU(layers.PReLU):
     The stock layer, in training on the TensorFlow backend compiled by XLA: TensorFlow runs each
     operation by itself, ten passes over the map forward and back, the compiled form two. It
     serves a single processor; over several replicas, on a GPU, run eagerly, on other backends and
-    outside training the stock layer is taken. Value, gradient, weights and exported graph are the
-    stock layer's.
+    outside training the stock layer is taken. Value, weights and exported graph are the stock
+    layer's, and so is the gradient but at exactly 0, where it is `alpha` and not 0.
 
     Args:
         kwargs: as for `keras.layers.PReLU`.

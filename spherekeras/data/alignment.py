@@ -48,6 +48,8 @@ TEMPLATES: dict[str, Template] = {
 """The field's templates, named `network_height x width`. The columns 8 to 103 of an
 `arcface_112x112` crop are the `sphereface_112x96` crop."""
 
+INNER_COLUMNS = slice(8, 104)
+
 
 def find_template(name: str) -> Template:
     """Returns the template of that name.

@@ -37,7 +37,7 @@ def split(
         min_images: identities with fewer crops are left out of training.
         max_images: of an identity with more crops only so many, chosen by `seed`, are trained
             on; 0 for all.
-        validation: fraction of the families held out.
+        validation: fraction of the families held out, about: each by its own name.
         seed: chooses the crops where `max_images` limits them.
 
     Returns:
@@ -48,9 +48,8 @@ def split(
     """
     families = np.array([family(identity) for identity in records.identities])
     unique, member = np.unique(families, return_inverse=True)
-    held = np.zeros(len(unique), bool)
-    order = np.argsort([hashlib.sha256(str(name).encode()).hexdigest() for name in unique])
-    held[order[: round(validation * len(unique))]] = True
+    digests = [hashlib.sha256(str(name).encode()).hexdigest() for name in unique]
+    held = np.array([int(digest[:16], 16) < validation * 2**64 for digest in digests])
     counts = np.bincount(records.labels, minlength=len(records.identities))
     held_out = held[member][records.labels]
     train = np.flatnonzero(~held_out & (counts[records.labels] >= min_images))

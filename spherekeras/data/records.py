@@ -125,12 +125,14 @@ def open_records(folder: str | os.PathLike[str]) -> Records:
 def family(identity: str) -> str:
     """Returns the family that a person's name states, as in Families In the Wild, else the name.
 
+    Of folders inside folders the last counts, wherever its people were unpacked.
+
     Example:
 
-    >>> family("fiw_F0001_MID2"), family("celeba_77")
+    >>> family("fiw_F0001_MID2"), family("faces/celeba_77")
     ('fiw_F0001', 'celeba_77')
     """
-    return identity.split("_MID")[0]
+    return identity.split("/")[-1].split("_MID")[0]
 
 
 def fingerprint(source: str | os.PathLike[str]) -> str:

@@ -11,7 +11,7 @@ from spherekeras.evaluation.calibration import (
     reliability,
 )
 from spherekeras.evaluation.crops import Faces
-from spherekeras.evaluation.held_out import MOST_CROPS, HeldOut, held_out
+from spherekeras.evaluation.held_out import MOST_CROPS, HeldOut, all_pairs, held_out
 from spherekeras.evaluation.identification import (
     Searches,
     cmc,
@@ -71,6 +71,7 @@ __all__ = [
     "Split",
     "VerificationResult",
     "accuracy",
+    "all_pairs",
     "angular_fisher_score",
     "auc",
     "best_accuracy_threshold",

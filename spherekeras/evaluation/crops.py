@@ -18,7 +18,7 @@ MIRRORS = {
     "concat": "the embeddings of a crop and of its mirror image are concatenated",
 }
 _BATCH = 64
-_WIDE, _INNER = "arcface_112x112", slice(8, 104)  # the columns that are a sphereface_112x96 crop
+_WIDE = "arcface_112x112"
 _Picture = TypeVar("_Picture")
 
 
@@ -83,7 +83,7 @@ class Crops:
             return picture
         if name == "sphereface_112x96" and picture.shape[:2] == (wide.height, wide.width):
             self._inner += 1
-            return picture[:, _INNER]
+            return picture[:, alignment.INNER_COLUMNS]
         return None
 
     def file(self, path: pathlib.Path) -> NDArray[np.uint8]:

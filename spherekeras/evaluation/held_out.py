@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from spherekeras.data.records import family
 from spherekeras.errors import DataError
@@ -26,16 +26,19 @@ class HeldOut:
 
     Attributes:
         crops, people: how many.
+        who: whose crops they are.
         same, different: pairs.
         auc, eer: over all pairs.
         points: the operating point of each FAR.
-        intervals: {name: 95 % interval} of "auc", "eer" and "tar_at_far_0.01".
+        intervals: {name: 95 % interval} of "auc", "eer" and "tar_at_far_..." of each FAR, whose
+            threshold each resample chooses.
         kinds: pairs by kind, at the threshold of FAR 1e-2; none where that is not measured.
         protocol: one sentence with all that the numbers depend on.
     """
 
     crops: int
     people: int
+    who: str
     same: int
     different: int
     auc: float
@@ -54,6 +57,7 @@ class HeldOut:
         return {
             "held_out": {
                 **{key: getattr(self, key) for key in ("crops", "people", "same", "different")},
+                "title": self.who[0].upper() + self.who[1:],
                 "auc": round(self.auc, 6),
                 "eer": round(self.eer, 6),
                 "intervals": intervals,
@@ -66,7 +70,7 @@ class HeldOut:
                     "far": point.wanted_far,
                     "threshold": round(point.threshold, 6),
                     "tar": round(point.tar, 6),
-                    "data": f"{self.different} pairs of {self.people} people held out",
+                    "data": f"{self.different:,} pairs of {self.people:,} {self.who}",
                 }
                 for point in self.points
                 if not point.reason
@@ -79,19 +83,21 @@ def held_out(
     crops: NDArray[np.uint8],
     identities: Sequence[str],
     fars: Sequence[float] = _FARS,
-    data: str = "crops of people held out",
+    who: str = "people held out from training",
+    how: str = "",
 ) -> HeldOut:
     """Compares every crop with every other, as `verify` does: cosine, no mean, the mirror rule.
 
     Kinds are told from the pictures (`picture_kinds.quality_kinds`) and from the names: people of
-    one source (`<source>_...`), strangers of one family (`<family>_MID<member>`).
+    one source (`<source>_...`), two people of one family (`<family>_MID<member>`).
 
     Args:
         faces: embeds crops.
         crops: (n, height, width, 3), 4,000 at most.
         identities: (n,) the name of each crop's person.
         fars: wanted FARs, each in (0, 1].
-        data: what the crops are, for the protocol.
+        who: whose crops these are, for protocol and thresholds.
+        how: what was done to the crops, for the protocol.
 
     Raises:
         DataError: too many crops, or pairs of one sort only.
@@ -106,18 +112,17 @@ def held_out(
     names = np.asarray(identities, np.str_)
     embeddings = faces.embed_crops(crops, faces.config.mirror, True)
     first, second = np.triu_indices(len(crops), 1)
-    similarities = (embeddings @ embeddings.T)[first, second].astype(np.float64)
-    same = names[first] == names[second]
+    similarities, same = all_pairs(embeddings, names)
     if not same.any() or same.all():
         raise DataError(
             "Expected pairs of one person and pairs of two. Received: "
             f"{same.sum()} and {(~same).sum()}. Hold out more people with two crops or more."
         )
     points = [metrics.operating_point(similarities, same, far) for far in fars]
+    usual = metrics.operating_point(similarities, same, _USUAL)
     number = np.unique(names, return_inverse=True)[1]
     people = np.stack([number[first], number[second]], axis=1)
     drawn = bootstrap_intervals(similarities, same, fars, people, samples=200)
-    usual = metrics.operating_point(similarities, same, _USUAL)
     sharp = [picture_kinds.sharpness(crop) for crop in crops]
     greys = [picture_kinds.is_grey(crop) for crop in crops]
     kinds = {
@@ -128,6 +133,7 @@ def held_out(
     return HeldOut(
         crops=len(crops),
         people=int(number.max()) + 1,
+        who=who,
         same=int(same.sum()),
         different=int((~same).sum()),
         auc=metrics.auc(similarities, same),
@@ -138,18 +144,40 @@ def held_out(
         if usual.reason
         else picture_kinds.by_kind(similarities, same, usual.threshold, kinds),
         protocol=(
-            f"all {same.size} pairs ({same.sum()} same) of {len(crops)} {data}; "
-            f"{MIRRORS[faces.config.mirror]}, no mean subtracted, cosine; intervals: 95 % "
-            f"bootstrap of {drawn.unit}, thresholds fixed."
+            f"All {same.size:,} pairs ({same.sum():,} same) of {len(crops):,} crops of {who}"
+            f"{f', {how}' if how else ''}; {MIRRORS[faces.config.mirror]}, no mean subtracted, "
+            f"cosine; intervals: 95 % bootstrap of {drawn.unit}, drawn as if families were "
+            "strangers."
         ),
     )
+
+
+def all_pairs(
+    embeddings: NDArray[np.floating], names: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Returns the cosines of all pairs of unit-length embeddings, and which are of one name.
+
+    Args:
+        embeddings: (n, dim).
+        names: (n,).
+
+    Example:
+
+    >>> similarities, same = all_pairs(np.eye(3), ["a", "b", "a"])
+    >>> similarities.tolist(), same.tolist()
+    ([0.0, 0.0, 0.0], [False, True, False])
+    """
+    first, second = np.triu_indices(len(embeddings), 1)
+    known = np.asarray(names)
+    similarities = (embeddings @ embeddings.T)[first, second].astype(np.float64)
+    return similarities, known[first] == known[second]
 
 
 def _named_kinds(
     names: NDArray[np.str_], first: NDArray[np.int64], second: NDArray[np.int64]
 ) -> dict[str, NDArray[np.bool_]]:
     """Kinds that the names tell: both of one source, of one family."""
-    sources = np.array([name.split("_")[0] for name in names])
+    sources = np.array([name.split("/")[-1].split("_")[0] for name in names])
     families = np.array([family(name) for name in names])
     known = np.unique(sources)
     kinds = {}
@@ -158,5 +186,7 @@ def _named_kinds(
             ours = sources == source
             kinds[f"both of {source}"] = ours[first] & ours[second]
     if any("_MID" in name for name in names):
-        kinds["of one family"] = families[first] == families[second]
+        kinds["two people of one family"] = (families[first] == families[second]) & (
+            names[first] != names[second]
+        )
     return kinds

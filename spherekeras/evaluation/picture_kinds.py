@@ -122,7 +122,13 @@ def by_kind(
     [Kind(name='all', same=2, tar=0.5, different=1, far=1.0)]
     """
     truth = metrics.booleans(same)
-    passed = np.asarray(similarities) >= np.asarray(thresholds)
+    scores, limits = np.asarray(similarities), np.asarray(thresholds)
+    if limits.shape not in ((), scores.shape):
+        raise DataError(
+            f"Expected one threshold, or one for each of {scores.size} pairs. Received: "
+            f"{limits.size}. Pass a number, or the pairs' own thresholds."
+        )
+    passed = scores >= limits
     rows = []
     for name, members in kinds.items():
         chosen = metrics.booleans(members)

@@ -1,46 +1,63 @@
-"""A preset as one ONNX file, for servers and other languages."""
+"""A preset as one ONNX file, for servers, browsers, OpenCV and other languages."""
 
 import collections
-import gc
+import dataclasses
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spherekeras.data import alignment
 from spherekeras.errors import ExportError
 from spherekeras.export import parity
-from spherekeras.export.serving import Served, converting, need, quiet, served, writing
+from spherekeras.export.onnx_graph import Graph, Value, add_network, normalised, settled
+from spherekeras.export.serving import Served, need, quiet, served, writing
 
 if TYPE_CHECKING:
     import onnx
 
-_OPSETS = (13, 18)
-"""The oldest opset that is tried here, and the newest that tf2onnx writes."""
+_OPSETS = (13, 22)
 _DEFAULT_OPSET = 15
+_LAYOUTS = ("NHWC", "NCHW")
+_PIXELS = {"float32": 1, "uint8": 2}  # ONNX's numbers of these types
+_ORDER = {"RGB": [0, 1, 2], "BGR": [2, 1, 0]}
+_INNER, _WIDE = "sphereface_112x96", "arcface_112x112"
 
 
 def to_onnx(
-    preset_or_model: Any, path: str | os.PathLike[str], opset: int | None = None
+    preset_or_model: Any,
+    path: str | os.PathLike[str],
+    layout: str = "NHWC",
+    pixels: str = "float32",
+    template: str | None = None,
+    opset: int = _DEFAULT_OPSET,
 ) -> parity.ExportReport:
     """Writes an ONNX file and measures it in ONNX Runtime against Keras.
 
-    The batch is free. A preset or embedder becomes RGB pixels 0..255
-    `image (batch, height, width, 3)` in, unit-length `embedding (batch, dim)` out. A
-    `keras.Model` is written as it is, from `input` to `output`.
+    The batch is free. A preset or embedder becomes RGB pixels 0..255 `image` in, unit-length
+    `embedding (batch, dim)` out. A `keras.Model` is written as it is, from `input` to `output`.
+    Inside, all is channels first, PReLU one operator, batch norm and padding part of the
+    convolutions; the same weights give the same bytes. Keras may run on any backend.
 
     Args:
         preset_or_model: a preset name or folder, a `FaceEmbedder` or a `keras.Model` with one
-            input and one output.
+            input and one output, built from `onnx_graph.LAYERS`.
         path: the file to write, ending in `.onnx`.
-        opset: the version of the ONNX operators, 13 to 18; 15 where None is given.
+        layout: "NHWC", `(batch, height, width, 3)` in, with one transpose; or "NCHW",
+            `(batch, 3, height, width)` in, with none.
+        pixels: of a preset: "float32", or "uint8" as a decoder gives them.
+        template: of a preset: the template of the crops that the file takes, by default the
+            preset's own. "arcface_112x112" for a "sphereface_112x96" preset, which sees the middle
+            of such a crop: `cv2.FaceRecognizerSF` aligns to that template (layout "NCHW").
+        opset: the version of the ONNX operators, 13 to 22.
 
     Returns:
         The report of the file.
 
     Raises:
-        ExportError: if an argument is wrong, the model does not convert, or the file is out of
-            tolerance; nothing is written then.
+        ExportError: if an argument is wrong, the model holds a layer that is not known, or the
+            file is out of tolerance; nothing is written then.
 
     Example:
 
@@ -48,86 +65,125 @@ def to_onnx(
         print(report)
     """
     oldest, newest = _OPSETS
-    if opset is None:
-        opset = _DEFAULT_OPSET
     if isinstance(opset, bool) or not isinstance(opset, int) or not oldest <= opset <= newest:
         raise ExportError(
-            f"opset expects an integer from {oldest} to {newest}, the newest that tf2onnx writes. "
-            f"Received: {opset!r}. Leave it out for {_DEFAULT_OPSET}."
+            f"opset expects an integer from {oldest} to {newest}. Received: {opset!r}. Leave it "
+            f"out for {_DEFAULT_OPSET}."
         )
-    need("tensorflow", "tf2onnx", "onnx", "onnxruntime")
+    for name, value, known in (("layout", layout, _LAYOUTS), ("pixels", pixels, tuple(_PIXELS))):
+        if value not in known:
+            raise ExportError(
+                f"{name} expects {known[0]!r} or {known[1]!r}. Received: {value!r}. Leave it out "
+                f"for {known[0]!r}."
+            )
+    need("onnx", "onnxruntime")
     with writing(path, ".onnx") as temporary:
         subject = served(preset_or_model)
-        with converting(subject.model.name, "tf2onnx"):
-            content = _convert(subject, opset).SerializeToString(deterministic=True)
-            gc.collect()  # tf2onnx leaves cycles that hold dozens of copies of the weights
-        temporary.write_bytes(content)
-        return _report(temporary, os.fspath(path), subject)
+        columns = _columns(subject, template)
+        content = _model(subject, layout, pixels, columns, opset)
+        temporary.write_bytes(content.SerializeToString(deterministic=True))
+        return _report(temporary, os.fspath(path), subject, layout, pixels, columns)
 
 
-def _convert(subject: Served, opset: int) -> "onnx.ModelProto":
+def _model(
+    subject: Served, layout: str, pixels: str, columns: slice | None, opset: int
+) -> "onnx.ModelProto":
     import onnx
-    import tensorflow as tf
-    import tf2onnx
+    from onnx import TensorProto, helper
 
-    signature = tf.TensorSpec((None, *subject.shape), tf.float32, name=subject.input_name)
-    model, _ = tf2onnx.convert.from_function(
-        tf.function(subject), input_signature=[signature], opset=opset
+    graph, shape = Graph(opset), _input_shape(subject, layout, columns)
+    name = subject.input_name
+    if pixels != "float32":
+        name = graph.emit("Cast", name, to=TensorProto.FLOAT)
+    if len(shape) == 3 and layout == "NHWC":
+        name = graph.emit("Transpose", name, perm=[0, 3, 1, 2])
+    if columns:
+        bounds = [[columns.start], [columns.stop], [3]]
+        parts = [
+            graph.integers(b, f"crop/{n}")
+            for b, n in zip(bounds, ("starts", "ends", "axes"), strict=True)
+        ]
+        name = graph.emit("Slice", name, *parts)
+    if subject.config is None:
+        output = settled(graph, add_network(graph, subject.backbone, Value(name, subject.shape)))
+        if len(output.shape) == 3 and layout == "NHWC":
+            output = dataclasses.replace(
+                output, name=graph.emit("Transpose", output.name, perm=[0, 2, 3, 1])
+            )
+        size: tuple[int, ...] = output.shape
+        last = output.name
+    else:
+        last = _embedding(graph, subject, name)
+        size = tuple(subject.backbone.output_shape[1:])
+        size = (size[0] * (2 if subject.config.mirror == "concat" else 1),)
+    graph.rename(last, subject.output_name)
+    given = helper.make_tensor_value_info(subject.input_name, _PIXELS[pixels], ["batch", *shape])
+    wanted = helper.make_tensor_value_info(subject.output_name, TensorProto.FLOAT, ["batch", *size])
+    constants = list(graph.constants.values())
+    whole = helper.make_graph(graph.nodes, subject.backbone.name, [given], [wanted], constants)
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(
+        whole,
+        opset_imports=opsets,
+        ir_version=helper.find_min_ir_version_for(opsets),
+        producer_name="spherekeras",
     )
-    model.graph.name, model.graph.doc_string = subject.model.name, ""
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    _settle(model.graph)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def _settle(graph: "onnx.GraphProto") -> None:
-    """Orders and names a graph by its structure alone.
-
-    The converter's own order and names hang on hash seeds and on counters of the process; this
-    way the same weights give the same bytes. A node is called by its operator and its place.
-    """
-    nodes = _depth_first(graph)
-    if any(attribute.HasField("g") for node in nodes for attribute in node.attribute):
-        return  # Control flow: inner graphs refer to outer names.
-    constants = {constant.name: constant for constant in graph.initializer}
-    used: list[onnx.TensorProto] = []
-    names = {value.name: value.name for value in (*graph.input, *graph.output)}
-    for place, node in enumerate(nodes):
-        node.name = f"{node.op_type}_{place}"
-        for position, name in enumerate(node.input):
-            if name in constants and name not in names:
-                names[name] = f"{node.name}_input_{position}"
-                constants[name].name = names[name]
-                used.append(constants[name])
-        for position, name in enumerate(node.output):
-            names.setdefault(name, f"{node.name}_output_{position}")
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names[name] for name in node.output]
-    for field, content in ((graph.node, nodes), (graph.initializer, used), (graph.value_info, [])):
-        del field[:]
-        field.extend(content)
-
-
-def _depth_first(graph: "onnx.GraphProto") -> list["onnx.NodeProto"]:
-    """The nodes that the outputs need, each after those it needs itself."""
-    makers = {output: node for node in graph.node for output in node.output}
-    placed: dict[str, onnx.NodeProto] = {}
-    pending = [value.name for value in graph.output]
-    while pending:
-        node = makers[pending[-1]]
-        needed = (name for name in node.input if name in makers)
-        waiting = next((name for name in needed if makers[name].output[0] not in placed), None)
-        if waiting is not None:
-            pending.append(waiting)
+def _embedding(graph: Graph, subject: Served, name: str) -> str:
+    """Pixels to unit-length embeddings: one 1x1 convolution orders and scales the channels."""
+    config = subject.config
+    kernel = np.eye(3)[_ORDER[config.channel_order]][:, :, None, None] * config.scale
+    name = graph.emit(
+        "Conv",
+        name,
+        graph.constant(kernel.astype(np.float32), "preprocessing/kernel"),
+        graph.constant(np.full(3, -config.offset * config.scale, np.float32), "preprocessing/bias"),
+        kernel_shape=[1, 1],
+    )
+    embedding = add_network(graph, subject.backbone, Value(name, subject.shape)).name
+    if config.mirror != "none":
+        last, low = np.iinfo(np.int64).max, -np.iinfo(np.int64).max
+        parts = [
+            graph.integers([value], f"mirror/{part}")
+            for part, value in (("starts", last), ("ends", low), ("axes", 3), ("steps", -1))
+        ]
+        turned = Value(graph.emit("Slice", name, *parts), subject.shape)
+        other = add_network(graph, subject.backbone, turned, prefix="mirror/").name
+        if config.mirror == "sum":
+            embedding = graph.emit("Add", embedding, other)
         else:
-            placed.setdefault(node.output[0], node)
-            pending.pop()
-    return list(placed.values())
+            embedding = graph.emit("Concat", embedding, other, axis=1)
+    return normalised(graph, embedding, "length")
 
 
-def _report(file: pathlib.Path, path: str, subject: Served) -> parity.ExportReport:
+def _input_shape(subject: Served, layout: str, columns: slice | None) -> list[int]:
+    shape = list(subject.shape)
+    if columns:
+        shape[1] = alignment.TEMPLATES[_WIDE].width
+    if len(shape) == 3 and layout == "NCHW":
+        shape = [shape[2], *shape[:2]]
+    return shape
+
+
+def _columns(subject: Served, template: str | None) -> slice | None:
+    """Where in the file's crop the preset's lies; None where they are the same."""
+    if template is None or (subject.config and template == subject.config.template):
+        return None
+    if subject.config and (subject.config.template, template) == (_INNER, _WIDE):
+        return alignment.INNER_COLUMNS
+    own = subject.config.template if subject.config else "no template"
+    raise ExportError(
+        f"template expects the preset's own, or {_WIDE!r} for a preset of {_INNER!r}. Received: "
+        f"{template!r} for {own}. Leave it out."
+    )
+
+
+def _report(
+    file: pathlib.Path, path: str, subject: Served, layout: str, pixels: str, columns: slice | None
+) -> parity.ExportReport:
     import onnx
     import onnxruntime
 
@@ -139,9 +195,18 @@ def _report(file: pathlib.Path, path: str, subject: Served) -> parity.ExportRepo
         )
 
     def client(batch: np.ndarray) -> np.ndarray:
-        return session.run([subject.output_name], {subject.input_name: batch})[0]
+        if columns:
+            right = alignment.TEMPLATES[_WIDE].width - columns.stop
+            batch = np.pad(batch, ((0, 0), (0, 0), (columns.start, right), (0, 0)))
+        if batch.ndim == 4 and layout == "NCHW":
+            batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+        given = {subject.input_name: batch.astype(pixels)}
+        output = session.run([subject.output_name], given)[0]
+        return output.transpose(0, 2, 3, 1) if output.ndim == 4 and layout == "NCHW" else output
 
     samples = parity.samples_of(subject, None)
+    if pixels != "float32":
+        samples = np.rint(samples)
     difference, cosine, count = parity.measure(subject, client, samples, batches=(3,))
     operators = collections.Counter(node.op_type for node in onnx.load(file).graph.node)
     return parity.check(

@@ -6,6 +6,7 @@ runs the file, and each is a silent loss of accuracy when it is wrong. So all of
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import logging
 import os
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import keras
 
 _CHANNELS = {"RGB": [0, 1, 2], "BGR": [2, 1, 0]}
-_LOGGERS = ("absl", "tensorflow", "tf2onnx")
+_LOGGERS = ("absl", "tensorflow")
 _THIRD_PARTY_WARNINGS = (
     # The selective quantiser of TensorFlow runs its own, older interpreter.
     (r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning),
@@ -37,7 +38,8 @@ class Served:
     """What goes into a file, and what its output is measured against.
 
     Attributes:
-        model: the Keras model that is written.
+        backbone: the network, in float32.
+        config: of the preset; None for a plain model.
         reference: the same computation from its parts, `(n, ...)` inputs to `(n, ...)` outputs.
         input_name: the name of the input in the file.
         output_name: the name of the output in the file.
@@ -45,7 +47,8 @@ class Served:
         high: the largest value of an ordinary input.
     """
 
-    model: "keras.Model"
+    backbone: "keras.Model"
+    config: Any
     reference: Callable[[np.ndarray], np.ndarray]
     input_name: str
     output_name: str
@@ -55,7 +58,14 @@ class Served:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one input, without the batch."""
-        return tuple(self.model.inputs[0].shape[1:])
+        return tuple(self.backbone.inputs[0].shape[1:])
+
+    @functools.cached_property
+    def model(self) -> "keras.Model":
+        """The Keras model that TensorFlow's converter takes."""
+        if self.config is None:
+            return self.backbone
+        return serving_model(self.backbone, self.config)
 
     def __call__(self, image: Any) -> dict[str, Any]:
         """The traced function: its argument and its key are the names in the file."""
@@ -109,17 +119,12 @@ def served(preset_or_model: Any) -> Served:
         preset_or_model = load_preset(os.fspath(preset_or_model))
     import keras
 
-    if keras.backend.backend() != "tensorflow":
-        raise ExportError(
-            "The exporters need Keras on TensorFlow. Received: the "
-            f"{keras.backend.backend()} backend. Run again with KERAS_BACKEND=tensorflow; weights "
-            "trained on another backend load there unchanged."
-        )
     if isinstance(preset_or_model, keras.Model):
         plain = _float32(preset_or_model)
         return Served(
             plain,
-            lambda x: np.asarray(plain(x, training=False)),
+            None,
+            lambda x: _output(plain, x),
             input_name="input",
             output_name="output",
             low=-1.0,
@@ -140,17 +145,20 @@ def served(preset_or_model: Any) -> Served:
 
     def reference(pixels: np.ndarray) -> np.ndarray:
         crops = (pixels[..., _CHANNELS[config.channel_order]] - config.offset) * config.scale
-        raw = np.asarray(backbone(crops.astype("float32"), training=False), "float64")
+        raw = _output(backbone, crops.astype("float32")).astype("float64")
         if config.mirror != "none":
             turned = crops[:, :, ::-1].astype("float32")
-            turned = np.asarray(backbone(turned, training=False), "float64")
+            turned = _output(backbone, turned).astype("float64")
             raw = raw + turned if config.mirror == "sum" else np.concatenate([raw, turned], axis=1)
         return raw / np.maximum(np.linalg.norm(raw, axis=-1, keepdims=True), 1e-6)
 
-    model = serving_model(backbone, config)
-    return Served(
-        model, reference, input_name="image", output_name="embedding", low=0.0, high=255.0
-    )
+    return Served(backbone, config, reference, "image", "embedding", low=0.0, high=255.0)
+
+
+def _output(model: "keras.Model", values: np.ndarray) -> np.ndarray:
+    import keras
+
+    return np.asarray(keras.ops.convert_to_numpy(model(values, training=False)))
 
 
 def _float32(model: "keras.Model") -> "keras.Model":
@@ -194,6 +202,18 @@ def _check_single(model: "keras.Model") -> None:
         raise ExportError(
             f"An exporter expects a fixed input size. Received: {model.name!r} with input "
             f"{inputs[0].shape}. Build it with a full shape: `keras.Input((112, 96, 3))`."
+        )
+
+
+def need_tensorflow_backend() -> None:
+    """Raises `ExportError` where Keras runs on another backend."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise ExportError(
+            "The TFLite exporter needs Keras on TensorFlow. Received: the "
+            f"{keras.backend.backend()} backend. Run again with KERAS_BACKEND=tensorflow; weights "
+            "trained on another backend load there unchanged."
         )
 
 

@@ -13,7 +13,15 @@ import numpy as np
 
 from spherekeras.errors import ExportError
 from spherekeras.export import parity
-from spherekeras.export.serving import Served, converting, need, quiet, served, writing
+from spherekeras.export.serving import (
+    Served,
+    converting,
+    need,
+    need_tensorflow_backend,
+    quiet,
+    served,
+    writing,
+)
 
 
 def to_tflite(
@@ -64,6 +72,7 @@ def to_tflite(
             "(n, height, width, 3)."
         )
     need("tensorflow", "ai_edge_litert")
+    need_tensorflow_backend()
     with writing(path, ".tflite") as temporary:
         subject = served(preset_or_model)
         samples = parity.samples_of(subject, representative)

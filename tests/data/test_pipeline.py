@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import shutil
 from typing import Any
 
 import cv2
@@ -116,22 +117,40 @@ def test_erase_paints_mid_grey_in_about_the_asked_fraction(records: Records) -> 
 
 
 def test_split_keeps_families_together_and_identities_apart(records: Records) -> None:
-    train, validation = split(records, validation=1 / 3)
+    train, validation = split(records, validation=0.05)
     assert len(np.intersect1d(train, validation)) == 0
     assert len(train) + len(validation) == len(records)
     families = [name.split("_MID")[0] for name in records.identities]
     sides = [{families[label] for label in records.labels[p]} for p in (train, validation)]
     assert not sides[0] & sides[1] and len(sides[1]) == 1
-    np.testing.assert_array_equal(train, split(records, validation=1 / 3, seed=5)[0])
+    np.testing.assert_array_equal(train, split(records, validation=0.05, seed=5)[0])
 
 
 def test_a_larger_part_holds_out_all_that_a_smaller_one_does(records: Records) -> None:
-    third, two = (split(records, validation=part)[1] for part in (1 / 3, 2 / 3))
-    assert set(third) < set(two)
+    one, two = (split(records, validation=part)[1] for part in (0.05, 0.2))
+    assert set(one) < set(two)
     names = sorted({name.split("_MID")[0] for name in records.identities})
-    first = min(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    held = {records.identities[label].split("_MID")[0] for label in records.labels[third]}
-    assert held == {first}
+    share = {n: int(hashlib.sha256(n.encode()).hexdigest()[:16], 16) / 2**64 for n in names}
+    held = {records.identities[label].split("_MID")[0] for label in records.labels[one]}
+    assert held == {name for name in names if share[name] < 0.05} and len(held) == 1
+
+
+def test_the_same_people_are_held_out_wherever_they_were_unpacked(
+    records: Records, tmp_path: pathlib.Path
+) -> None:
+    for path in (records.folder.parent / "crops").iterdir():
+        shutil.copytree(path, tmp_path / "crops" / "faces" / path.name)
+    for number in range(5):
+        (tmp_path / "crops" / "more" / f"other_{number}").mkdir(parents=True)
+        picture = np.full((40, 32, 3), number, np.uint8)
+        cv2.imwrite(str(tmp_path / "crops" / "more" / f"other_{number}" / "0.png"), picture)
+    others = pack(tmp_path / "crops", tmp_path / "records")
+    assert others.identities[0].startswith("faces/")
+    held = [
+        {r.identities[label].split("/")[-1] for label in r.labels[split(r, validation=0.5)[1]]}
+        for r in (records, others)
+    ]
+    assert held[0] and held[0] == {name for name in held[1] if name.startswith("fiw")}
 
 
 def test_labels_are_renumbered_over_what_is_trained_on(records: Records) -> None:

@@ -55,7 +55,8 @@ def test_numbers_are_those_of_a_naive_loop(crops: np.ndarray) -> None:
     assert point.tar == pytest.approx(sum(s >= point.threshold for s in own) / len(own))
     assert result.points[2].reason.startswith("FAR 0.0001 needs at least 10000 different pairs")
     rows = {row.name: row for row in result.kinds}
-    family = rows["of one family"]
+    family = rows["two people of one family"]
+    assert family.same == 0
     strangers = [s for s, one, k in zip(scores, same, kind, strict=True) if k and not one]
     assert family.different == len(strangers)
     assert family.far == pytest.approx(np.mean([s >= point.threshold for s in strangers]))
@@ -63,7 +64,10 @@ def test_numbers_are_those_of_a_naive_loop(crops: np.ndarray) -> None:
     assert rows["a black and white picture"].same == 6
     low, high = result.intervals["auc"]
     assert low < result.auc < high
-    assert "all 1128 pairs (72 same) of 48 crops of people held out; no mirror" in result.protocol
+    assert (
+        "All 1,128 pairs (72 same) of 48 crops of people held out from training; no mir"
+        in result.protocol
+    )
     assert "bootstrap of 12 people" in result.protocol
 
 
@@ -71,13 +75,13 @@ def test_what_a_preset_keeps_is_json(crops: np.ndarray) -> None:
     kept: dict[str, Any] = held_out(Faces(), crops, NAMES).to_metadata()
     assert json.loads(json.dumps(kept)) == kept
     assert [row["far"] for row in kept["thresholds"]] == [0.1, 0.01, 0.001]
-    assert kept["thresholds"][0]["data"] == "1056 pairs of 12 people held out"
+    assert kept["thresholds"][0]["data"] == "1,056 pairs of 12 people held out from training"
     assert list(kept["held_out"]["unmeasured"]) == ["0.0001"]
 
 
 def test_names_without_sources_or_families_make_no_such_kinds(crops: np.ndarray) -> None:
     rows = held_out(Faces(), crops, [f"p{n // 4}" for n in range(48)]).kinds
-    assert all(not row.name.startswith(("both of", "of one")) for row in rows)
+    assert all(not row.name.startswith(("both of", "two people")) for row in rows)
 
 
 def test_what_cannot_be_compared_is_named(crops: np.ndarray) -> None:

@@ -80,3 +80,5 @@ def test_lengths_that_do_not_fit_are_named() -> None:
         DataError, match=r"Expected 2 booleans for the kind 'x'.* Received: 3 and 2"
     ):
         by_kind([0.9, 0.1], [1, 0], 0.5, {"x": [1, 1, 0]})
+    with pytest.raises(DataError, match="Expected one threshold, or one for each of 2 pairs"):
+        by_kind([0.9, 0.1], [1, 0], [0.5] * 3, {"x": [1, 1]})
