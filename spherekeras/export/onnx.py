@@ -111,6 +111,8 @@ def _model(
                 output, name=graph.emit("Transpose", output.name, perm=[0, 2, 3, 1])
             )
         size: tuple[int, ...] = output.shape
+        if len(size) == 3 and layout == "NCHW":
+            size = (size[2], *size[:2])
         last = output.name
     else:
         last = _embedding(graph, subject, name)

@@ -1,0 +1,156 @@
+"""Every layer that the ONNX exporter knows, run in ONNX Runtime against Keras."""
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from keras import layers, ops
+
+import spherekeras as sk
+from spherekeras.backbones.prelu import PReLU
+from spherekeras.errors import ExportError
+from spherekeras.export import to_onnx
+
+SLOPE = keras.initializers.RandomUniform(0.1, 0.4, seed=1)
+SHAPE = (13, 10, 4)
+
+
+def shaken(model):
+    """Random weights everywhere: a fresh batch norm would hide a slip."""
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        if "kernel" not in weight.name:
+            middle = 1.0 if weight.name in ("moving_variance", "gamma") else 0.1
+            weight.assign(random.uniform(middle - 0.3, middle + 0.3, weight.shape))
+    return model
+
+
+def check(model, tmp_path, layout="NHWC"):
+    """Exports, compares on five inputs, returns the operators."""
+    report = to_onnx(shaken(model), tmp_path / "a.onnx", layout)
+    x = np.random.default_rng(1).normal(size=(5, *model.inputs[0].shape[1:])).astype("float32")
+    wanted = ops.convert_to_numpy(model(x, training=False))
+    given = x.transpose(0, 3, 1, 2) if layout == "NCHW" and x.ndim == 4 else x
+    session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"))
+    got = session.run(None, {"input": np.ascontiguousarray(given)})[0]
+    if layout == "NCHW" and got.ndim == 4:
+        got = got.transpose(0, 2, 3, 1)
+    scale = np.abs(wanted).max()
+    np.testing.assert_allclose(got, wanted, atol=1e-5 * scale)
+    return report.operators
+
+
+MAPS = {
+    "conv": layers.Conv2D(6, 3),
+    "conv same": layers.Conv2D(6, 3, padding="same", activation="relu"),
+    "conv same strided": layers.Conv2D(6, (3, 2), strides=2, padding="same"),
+    "conv dilated": layers.Conv2D(6, 3, dilation_rate=2, padding="same"),
+    "conv grouped": layers.Conv2D(6, 3, groups=2, use_bias=False),
+    "depthwise": layers.DepthwiseConv2D(3, strides=2),
+    "depthwise same": layers.DepthwiseConv2D((5, 3), padding="same", use_bias=False),
+    "batch norm": layers.BatchNormalization(epsilon=0.01),
+    "bare batch norm": layers.BatchNormalization(scale=False, center=False),
+    "prelu": layers.PReLU(SLOPE, shared_axes=[1, 2]),
+    "own prelu": PReLU(SLOPE, shared_axes=[1, 2]),
+    "relu": layers.ReLU(),
+    "activation": layers.Activation("relu"),
+    "padding": layers.ZeroPadding2D(((1, 2), (0, 3))),
+    "largest": layers.MaxPooling2D(3, strides=2),
+    "mean": layers.AveragePooling2D(2),
+    "mean of all": layers.GlobalAveragePooling2D(),
+    "mean of all kept": layers.GlobalAveragePooling2D(keepdims=True),
+    "flat": layers.Flatten(),
+    "dropout": layers.Dropout(0.5),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_a_layer_on_a_map(name, layout, tmp_path):
+    layer = MAPS[name].from_config(MAPS[name].get_config())
+    after = [layers.ReLU()] if name in ("flat", "padding") else []  # which others may take in
+    check(keras.Sequential([keras.Input(SHAPE), layer, *after]), tmp_path, layout)
+
+
+def test_what_follows_a_flattened_map_sees_its_order(tmp_path):
+    image = keras.Input(SHAPE)
+    flat = layers.Flatten()(layers.Conv2D(6, 3)(image))
+    both = layers.Add()([layers.Dense(7)(flat), layers.Dense(7)(layers.ReLU()(flat))])
+    unit = layers.UnitNormalization()(layers.PReLU(SLOPE)(both))
+    assert check(keras.Model(image, unit), tmp_path)["Gemm"] == 2
+
+
+def test_batch_norm_and_padding_go_into_the_convolution(tmp_path):
+    stack = [layers.ZeroPadding2D(1), layers.Conv2D(6, 3), layers.BatchNormalization()]
+    head = [layers.Flatten(), layers.Dense(5, use_bias=False), layers.BatchNormalization()]
+    model = keras.Sequential([keras.Input(SHAPE), *stack, *head])
+    assert check(model, tmp_path, "NCHW") == {"Conv": 1, "Flatten": 1, "Gemm": 1}
+
+
+def test_what_others_read_is_not_changed(tmp_path):
+    """A convolution whose output is read twice keeps its weights; padding read twice is a node."""
+    image = keras.Input(SHAPE)
+    x = layers.Conv2D(4, 3, padding="same")(image)
+    y = layers.Add()([x, layers.BatchNormalization()(x)])
+    padded = layers.ZeroPadding2D(1)(y)
+    z = layers.Add()([layers.Conv2D(4, 3)(padded), layers.Conv2D(4, 3)(padded)])
+    operators = check(keras.Model(image, layers.ReLU()(layers.ZeroPadding2D(2)(z))), tmp_path)
+    assert operators["BatchNormalization"] == 1 and operators["Pad"] == 1
+
+
+def test_zeros_after_a_map_and_in_its_channels(tmp_path):
+    image = keras.Input(SHAPE)
+    check(keras.Model(image, ops.pad(image, [(0, 0), (0, 1), (2, 0), (0, 3)])), tmp_path)
+
+
+def test_models_inside_models(tmp_path):
+    inner = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(6, 3), layers.ReLU()], name="inner")
+    image = keras.Input(SHAPE)
+    model = keras.Model(image, layers.Add()([inner(image), layers.Conv2D(6, 3)(image)]))
+    check(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "gone"),
+    [
+        (lambda: sk.backbones.SphereFaceNet(20, 8, (32, 32, 3)), "Pad"),
+        (lambda: sk.backbones.MobileFaceNet(8, (32, 32, 3)), "BatchNormalization"),
+        (lambda: sk.backbones.MobileFaceNet(8, (32, 32, 3), "relu"), "PRelu"),
+        (lambda: sk.backbones.SFNet(20, 8, (32, 32, 3), batch_norm=True), "BatchNormalization"),
+        (lambda: sk.backbones.IResNet(18, 8, (32, 32, 3)), "Transpose"),
+        (lambda: sk.backbones.DlibResNet(8, (120, 120, 3), (4, 6, 8, 10, 12)), "Transpose"),
+    ],
+)
+def test_every_backbone(make, gone, tmp_path):
+    operators = check(make(), tmp_path, "NCHW")
+    assert gone not in operators and "Transpose" not in operators
+
+
+def test_the_file_is_a_function_of_the_weights_alone(tmp_path):
+    for name in "ab":
+        keras.utils.set_random_seed(3)
+        to_onnx(sk.backbones.MobileFaceNet(8, (32, 32, 3)), tmp_path / f"{name}.onnx")
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    names = [node.name for node in onnx.load(tmp_path / "a.onnx").graph.node]
+    assert names == [f"{n.rsplit('_', 1)[0]}_{place}" for place, n in enumerate(names)]
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (layers.GaussianNoise(0.1), "knows no GaussianNoise, which 'odd' of 'model' is. Build the"),
+        (layers.Conv2D(2, 3, activation="tanh"), "does not know 'odd' with the activation 'tanh'"),
+        (layers.DepthwiseConv2D(3, depth_multiplier=2), "with channels first, or a depth mult"),
+        (layers.PReLU(), r"with a slope for every place \(set shared_axes=\[1, 2\]\)"),
+        (layers.ReLU(6.0), "with a limit, threshold or slope"),
+        (layers.MaxPooling2D(2, padding="same"), "with padding or channels first"),
+        (layers.Dense(3), "with an input that is not flat"),
+    ],
+)
+def test_what_is_not_known_is_named(layer, words, tmp_path):
+    layer.name = "odd"
+    model = keras.Sequential([keras.Input(SHAPE), layer], name="model")
+    with pytest.raises(ExportError, match=words):
+        to_onnx(model, tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
