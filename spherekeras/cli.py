@@ -466,7 +466,8 @@ def _zoo_show(options: argparse.Namespace) -> None:
 
 
 def _zoo_check(options: argparse.Namespace) -> int:
-    from spherekeras import zoo
+    with _quiet():
+        from spherekeras import zoo
 
     failed = 0
     for name, verdict, good in zoo.check(options.preset):
