@@ -14,7 +14,7 @@ for name, identity, picture in (("a", 7, 0), ("b", 7, 1), ("c", 8, 0)):
     cv2.imwrite(str(folder / f"{name}.jpg"), image[..., ::-1])
 
 print("presets:", ", ".join(sk.list_presets()))
-faces = sk.load_preset(sk.list_presets()[0])
+faces = sk.load_preset("dlib_resnet")
 print("embeddings:", faces.embed([folder / "a.jpg", folder / "b.jpg"]).shape)
 
 for a, b in (("a", "b"), ("a", "c")):

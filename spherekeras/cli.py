@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
     embed = verb("embed", _embed, "Write the embeddings of photographs.")
     embed.add_argument("pictures", nargs="+", help="photographs")
-    embed.add_argument("--preset", help="name or folder (default: the zoo's first)")
+    embed.add_argument("--preset", help="name or folder (default: the most accurate)")
     embed.add_argument("--out", required=True, help=".npz with `embeddings` and `paths`")
     embed.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(embed)
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     verify = verb("verify", _verify, "Say whether two photographs show one person.")
     verify.add_argument("a")
     verify.add_argument("b")
-    verify.add_argument("--preset", help="name or folder (default: the zoo's first)")
+    verify.add_argument("--preset", help="name or folder (default: the most accurate)")
     rate = verify.add_mutually_exclusive_group()
     rate.add_argument("--far", type=float, help="false accept rate of the threshold")
     rate.add_argument("--threshold", type=float, help="similarity of your own")
@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     identify = verb("identify", _identify, "Say who of a gallery a photograph shows.")
     identify.add_argument("probe", help="photograph")
     identify.add_argument("--gallery", required=True, help="folder with a folder a person")
-    identify.add_argument("--preset", help="name or folder (default: the zoo's first)")
+    identify.add_argument("--preset", help="name or folder (default: the most accurate)")
     identify.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(identify)
 
@@ -533,7 +533,7 @@ def _load(options: argparse.Namespace, lazy: bool = False) -> Any:
                 "No preset is installed. Name one with `--preset`: a folder, or a name that "
                 "`spherekeras zoo list` shows; or set SPHEREKERAS_ZOO to a folder of presets."
             )
-        name = known[0]
+        name = presets.most_accurate(known)
     presets.check_files(presets.find_preset(name))  # told before TensorFlow loads
     with _quiet():
         from spherekeras.embedder import FaceEmbedder

@@ -159,6 +159,21 @@ def test_names_are_found_in_the_zoo_and_slips_get_the_nearest(
         sk.load_preset("tny")
 
 
+def test_the_most_accurate_preset_is_the_usual_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, accuracy in (("a", 0.9), ("b", 0.95), ("c", None), ("d", "odd")):
+        metrics = [{"name": "LFW view 2", "accuracy": accuracy}] if accuracy else []
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "metadata.json").write_text(presets.to_json({"metrics": metrics}))
+    monkeypatch.setenv("SPHEREKERAS_ZOO", str(tmp_path))
+    assert presets.most_accurate(["a", "b", "c"]) == "b"
+    assert presets.most_accurate(["c", "none"]) == "c"
+    (tmp_path / "d" / "metadata.json").write_text("{")
+    assert presets.most_accurate(["d", "a"]) == "a"
+
+
 def test_the_card_says_what_is_known_and_no_more(preset: pathlib.Path) -> None:
     card = (preset / "README.md").read_text()
     assert "| parameters |" in card and "| 0.01 | 0.5000 | 70.00 % | a test |" in card
