@@ -12,7 +12,7 @@ from spherekeras.data import alignment
 from spherekeras.errors import ExportError
 from spherekeras.export import parity
 from spherekeras.export.onnx_graph import Graph, Value, add_network, normalised, settled
-from spherekeras.export.serving import Served, need, quiet, served, writing
+from spherekeras.export.serving import CHANNELS, Served, need, quiet, served, writing
 
 if TYPE_CHECKING:
     import onnx
@@ -21,7 +21,6 @@ _OPSETS = (13, 22)
 _DEFAULT_OPSET = 15
 _LAYOUTS = ("NHWC", "NCHW")
 _PIXELS = {"float32": 1, "uint8": 2}  # ONNX's numbers of these types
-_ORDER = {"RGB": [0, 1, 2], "BGR": [2, 1, 0]}
 _INNER, _WIDE = "sphereface_112x96", "arcface_112x112"
 
 
@@ -79,6 +78,11 @@ def to_onnx(
     need("onnx", "onnxruntime")
     with writing(path, ".onnx") as temporary:
         subject = served(preset_or_model)
+        if subject.config is None and pixels != "float32":
+            raise ExportError(
+                f"pixels are a preset's; a keras.Model is written as it is. Received: {pixels!r}. "
+                "Leave it out."
+            )
         columns = _columns(subject, template)
         content = _model(subject, layout, pixels, columns, opset)
         temporary.write_bytes(content.SerializeToString(deterministic=True))
@@ -137,7 +141,7 @@ def _model(
 def _embedding(graph: Graph, subject: Served, name: str) -> str:
     """Pixels to unit-length embeddings: one 1x1 convolution orders and scales the channels."""
     config = subject.config
-    kernel = np.eye(3)[_ORDER[config.channel_order]][:, :, None, None] * config.scale
+    kernel = np.eye(3)[CHANNELS[config.channel_order]][:, :, None, None] * config.scale
     name = graph.emit(
         "Conv",
         name,
@@ -145,7 +149,9 @@ def _embedding(graph: Graph, subject: Served, name: str) -> str:
         graph.constant(np.full(3, -config.offset * config.scale, np.float32), "preprocessing/bias"),
         kernel_shape=[1, 1],
     )
-    embedding = add_network(graph, subject.backbone, Value(name, subject.shape)).name
+    embedding = settled(
+        graph, add_network(graph, subject.backbone, Value(name, subject.shape))
+    ).name
     if config.mirror != "none":
         last, low = np.iinfo(np.int64).max, -np.iinfo(np.int64).max
         parts = [
@@ -153,7 +159,7 @@ def _embedding(graph: Graph, subject: Served, name: str) -> str:
             for part, value in (("starts", last), ("ends", low), ("axes", 3), ("steps", -1))
         ]
         turned = Value(graph.emit("Slice", name, *parts), subject.shape)
-        other = add_network(graph, subject.backbone, turned, prefix="mirror/").name
+        other = settled(graph, add_network(graph, subject.backbone, turned, prefix="mirror/")).name
         if config.mirror == "sum":
             embedding = graph.emit("Add", embedding, other)
         else:

@@ -25,7 +25,7 @@ from spherekeras.files import atomic_path
 if TYPE_CHECKING:
     import keras
 
-_CHANNELS = {"RGB": [0, 1, 2], "BGR": [2, 1, 0]}
+CHANNELS = {"RGB": [0, 1, 2], "BGR": [2, 1, 0]}
 _LOGGERS = ("absl", "tensorflow")
 _THIRD_PARTY_WARNINGS = (
     # The selective quantiser of TensorFlow runs its own, older interpreter.
@@ -89,7 +89,7 @@ def serving_model(backbone: "keras.Model", config: Any) -> "keras.Model":
     import keras
     from keras import ops
 
-    channels = _CHANNELS[config.channel_order]
+    channels = CHANNELS[config.channel_order]
     kernel = np.eye(3, dtype="float32")[channels].T[None, None] * config.scale
     bias = np.full(3, -config.offset * config.scale, "float32")
     preprocessing = keras.layers.Conv2D(3, 1, dtype="float32", name="preprocessing")
@@ -136,7 +136,7 @@ def served(preset_or_model: Any) -> Served:
             f"Received: {type(preset_or_model).__name__}. For a preset pass its name."
         )
     config = preset_or_model.config
-    if config.channel_order not in _CHANNELS:
+    if config.channel_order not in CHANNELS:
         raise ExportError(
             'channel_order expects "RGB" or "BGR". '
             f'Received: {config.channel_order!r}. Set it in config.json: `"channel_order": "RGB"`.'
@@ -144,7 +144,7 @@ def served(preset_or_model: Any) -> Served:
     backbone = _float32(preset_or_model.backbone)
 
     def reference(pixels: np.ndarray) -> np.ndarray:
-        crops = (pixels[..., _CHANNELS[config.channel_order]] - config.offset) * config.scale
+        crops = (pixels[..., CHANNELS[config.channel_order]] - config.offset) * config.scale
         raw = _output(backbone, crops.astype("float32")).astype("float64")
         if config.mirror != "none":
             turned = crops[:, :, ::-1].astype("float32")

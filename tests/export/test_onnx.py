@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 
+import keras
 import numpy as np
 import onnx
 import onnxruntime
@@ -166,6 +167,29 @@ def test_wrong_suffix_and_unwritable_path(embedder, tmp_path):
 def test_wrong_settings(embedder, tmp_path, name, value):
     with pytest.raises(ExportError, match=f"^{name} expects '.*' or '.*'. Received: '{value}'"):
         to_onnx(embedder, tmp_path / "a.onnx", **{name: value})
+
+
+def test_a_plain_model_has_no_pixels(backbone, tmp_path):
+    with pytest.raises(ExportError, match="pixels are a preset's; a keras.Model is written as it"):
+        to_onnx(backbone, tmp_path / "a.onnx", pixels="uint8")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mirror", ["none", "sum"])
+def test_an_embedding_that_is_a_flattened_map_keeps_its_order(configured, crops, tmp_path, mirror):
+    image = keras.Input((32, 28, 3))
+    flat = keras.layers.Flatten()(keras.layers.Conv2D(4, 9, strides=9)(image))
+    faces = types.SimpleNamespace(
+        backbone=keras.Model(image, flat), config=configured(mirror=mirror)
+    )
+    to_onnx(faces, tmp_path / "a.onnx", "NCHW")
+    scaled = (crops[..., ::-1] - 127.5).astype("float32") / 128
+    wanted = np.asarray(faces.backbone(scaled))
+    if mirror == "sum":
+        wanted = wanted + np.asarray(faces.backbone(scaled[:, :, ::-1]))
+    wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+    got = run(tmp_path / "a.onnx", crops.transpose(0, 3, 1, 2))
+    np.testing.assert_allclose(got, wanted, atol=2e-6)
 
 
 def test_without_tensorflow(tmp_path):
