@@ -59,10 +59,19 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"spherekeras.{_HOMES[name]}"), name)
-    if name in __all__:
-        return importlib.import_module(f"spherekeras.{name}")
+    try:
+        if name in _HOMES:
+            return getattr(importlib.import_module(f"spherekeras.{_HOMES[name]}"), name)
+        if name in __all__:
+            return importlib.import_module(f"spherekeras.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != "keras":
+            raise
+        raise ModuleNotFoundError(
+            f"`spherekeras.{name}` needs Keras, which is not installed. Run `pip install "
+            "'spherekeras[tensorflow]'`.",
+            name="keras",
+        ) from None
     raise AttributeError(f"module 'spherekeras' has no attribute '{name}'")
 
 

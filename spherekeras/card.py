@@ -27,6 +27,8 @@ def card(metadata: dict[str, Any], config: "PresetConfig") -> str:
     thresholds, calibration = metadata.get("thresholds", []), metadata.get("calibration")
     if thresholds or calibration:
         sections.append(_thresholds(thresholds, calibration))
+    if files := metadata.get("files"):
+        sections.append(_files(files))
     for key in ("intended_use", "limits", "terms", "overlap"):
         if key in metadata:
             sections.append(_section(f"## {_words(key)}", metadata[key]))
@@ -149,6 +151,31 @@ def _thresholds(thresholds: Sequence[dict[str, Any]], calibration: dict[str, Any
             f"{calibration['data']}."
         )
     return _section(*parts)
+
+
+def _files(files: dict[str, Any]) -> str:
+    head = ["file", "MB", "min cosine", "LFW view 2", "change", "TAR change at FAR 0.01, 0.001"]
+    head += ["ms, 1 and 2 threads", "threshold at FAR 0.01"]
+    lines = [head, ["---"] * len(head)]
+    for row in files["rows"]:
+        if "refused" in row:
+            lines.append([row["name"], *[""] * (len(head) - 2), row["refused"]])
+            continue
+        usual = [t for t in row.get("thresholds", []) if t["far"] == 0.01]
+        lines.append(
+            [
+                row["name"],
+                f"{row['bytes'] / 1e6:.2f}",
+                f"{row['min_cosine']:.7f}",
+                percent(row["accuracy"]),
+                f"{100 * row['change']:+.2f}",
+                ", ".join(f"{100 * change:+.2f}" for change in row["tar_change"].values()),
+                ", ".join(f"{time:g}" for time in row.get("milliseconds", [])),
+                f"{usual[0]['threshold']:.4f}" if usual else "",
+            ]
+        )
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _section("## As a file", table, f"{files['how'][0].upper()}{files['how'][1:]}.")
 
 
 def _kinds(kinds: Sequence[dict[str, Any]]) -> str:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 _EXTRAS = {
-    "ai_edge_litert": "export",
+    "absl": "tensorflow",
+    "h5py": "tensorflow",
     "keras": "tensorflow",
     "mtcnn": "mtcnn",
     "onnx": "export",
@@ -97,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--json", action="store_true", help="print JSON")
 
     evaluate = verb("evaluate", _evaluate, "Measure a preset by a published protocol.")
-    evaluate.add_argument("preset", help="name or folder")
+    evaluate.add_argument("preset", help="name or folder, or an exported .tflite file")
     evaluate.add_argument(
         "--protocol", default="lfw", choices=("lfw", "lfw-view1", "bin", "ijb", "ytf", "megaface")
     )
@@ -114,30 +116,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(evaluate)
+    _add_runtime(evaluate, "keras")
 
     embed = verb("embed", _embed, "Write the embeddings of photographs.")
     embed.add_argument("pictures", nargs="+", help="photographs")
-    embed.add_argument("--preset", help="name or folder (default: the most accurate)")
+    embed.add_argument("--preset", help="name, folder or .tflite file (default: the most accurate)")
     embed.add_argument("--out", required=True, help=".npz with `embeddings` and `paths`")
     embed.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(embed)
+    _add_runtime(embed, "auto")
 
     verify = verb("verify", _verify, "Say whether two photographs show one person.")
     verify.add_argument("a")
     verify.add_argument("b")
-    verify.add_argument("--preset", help="name or folder (default: the most accurate)")
+    verify.add_argument(
+        "--preset", help="name, folder or .tflite file (default: the most accurate)"
+    )
     rate = verify.add_mutually_exclusive_group()
     rate.add_argument("--far", type=float, help="false accept rate of the threshold")
     rate.add_argument("--threshold", type=float, help="similarity of your own")
     verify.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(verify)
+    _add_runtime(verify, "auto")
 
     identify = verb("identify", _identify, "Say who of a gallery a photograph shows.")
     identify.add_argument("probe", help="photograph")
     identify.add_argument("--gallery", required=True, help="folder with a folder a person")
-    identify.add_argument("--preset", help="name or folder (default: the most accurate)")
+    identify.add_argument(
+        "--preset", help="name, folder or .tflite file (default: the most accurate)"
+    )
     identify.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(identify)
+    _add_runtime(identify, "auto")
 
     export = verb("export", _export, "Write a preset as TFLite or ONNX, with a parity report.")
     export.add_argument("preset", help="name or folder")
@@ -173,6 +183,12 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--people", help="records to measure the thresholds on anew")
     _add_detector(publish)
     publish.set_defaults(run=_zoo_publish)
+    files = actions.add_parser("files", help="measure a published preset's files, and carry one")
+    files.add_argument("preset", help="name or folder")
+    files.add_argument("--data", required=True, help="LFW, folder or zip")
+    files.add_argument("--people", required=True, help="the records of `zoo publish`")
+    _add_detector(files)
+    files.set_defaults(run=_zoo_files)
     cards = actions.add_parser("cards", help="write the cards of a zoo from what was measured")
     cards.add_argument("zoo", help="folder of presets")
     cards.add_argument(
@@ -204,6 +220,16 @@ def _parser() -> argparse.ArgumentParser:
 def _add_detector(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", default="auto", help="auto, mtcnn or yunet")
     parser.add_argument("--detector-model", help="YuNet's .onnx file")
+
+
+def _add_runtime(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--runtime",
+        default=default,
+        choices=("auto", "keras", "litert"),
+        help="auto: LiteRT where the preset carries a file for it, which needs no Keras and starts "
+        f"at once; else Keras (default: {default})",
+    )
 
 
 def _quickstart(options: argparse.Namespace) -> None:
@@ -303,7 +329,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             temporary.write_text(text + "\n")
     print(text if options.json else result)
     if options.report:
-        name = faces.folder.resolve().name
+        name = pathlib.Path(faces.folder or options.preset).resolve().name
         measured_by = _measured_by(options, faces, name)
         page = report_page.report_of(result, f"{name} on {result.name}", measured_by)
         report_page.write_report(options.report, page)
@@ -311,15 +337,15 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _measured_by(options: argparse.Namespace, faces: Any, name: str) -> dict[str, str]:
     """Preset, versions, machine and command of a measurement, for a page."""
-    import pathlib
     import platform
 
     from spherekeras import publishing
     from spherekeras.files import sha256
 
     data = pathlib.Path(options.data).resolve().name
+    weights = faces.folder / "model.weights.h5" if faces.folder else options.preset
     return {
-        "preset": f"{name}, weights {sha256(faces.folder / 'model.weights.h5')[:16]} (SHA-256)",
+        "preset": f"{name}, weights {sha256(weights)[:16]} (SHA-256)",
         "spherekeras": __version__,
         **publishing.versions(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -368,8 +394,6 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _identify(options: argparse.Namespace) -> int:
-    import pathlib
-
     import numpy as np
 
     from spherekeras.errors import DataError
@@ -489,6 +513,17 @@ def _zoo_publish(options: argparse.Namespace) -> None:
     print((folder / "README.md").read_text(encoding="utf-8"))
 
 
+def _zoo_files(options: argparse.Namespace) -> None:
+    with _quiet():
+        from spherekeras import exported
+        from spherekeras.data.records import open_records
+
+    people, detector = open_records(options.people), _detector(options)
+    with _progress("photographs") as progress:
+        folder = exported.measure_files(options.preset, options.data, people, detector, progress)
+    print((folder / "README.md").read_text(encoding="utf-8"))
+
+
 def _zoo_cards(options: argparse.Namespace) -> None:
     with _quiet():
         from spherekeras import zoo_pages
@@ -524,6 +559,7 @@ def _show(options: argparse.Namespace, values: dict[str, Any], text: str) -> Non
 def _load(options: argparse.Namespace, lazy: bool = False) -> Any:
     """The preset of the command line, with its detector; `lazy` loads the usual one when needed."""
     from spherekeras import presets
+    from spherekeras.embedder import FaceEmbedder
 
     name = options.preset
     if name is None:
@@ -534,13 +570,19 @@ def _load(options: argparse.Namespace, lazy: bool = False) -> Any:
                 "`spherekeras zoo list` shows; or set SPHEREKERAS_ZOO to a folder of presets."
             )
         name = presets.most_accurate(known)
-    presets.check_files(presets.find_preset(name))  # told before TensorFlow loads
-    with _quiet():
-        from spherekeras.embedder import FaceEmbedder
-
-        usual = options.detector == "auto" and not options.detector_model
+    usual = options.detector == "auto" and not options.detector_model
+    runtime = options.runtime
+    if name.endswith(".tflite"):
+        if runtime == "keras":
+            raise SphereKerasError(f"{name} runs on LiteRT. Leave `--runtime keras` out.")
+        return FaceEmbedder.from_tflite(name, None if lazy and usual else _detector(options))
+    folder = presets.find_preset(name)
+    presets.check_files(folder)  # told before TensorFlow loads
+    if runtime == "auto":
+        runtime = "litert" if (folder / presets.TFLITE).is_file() else "keras"
+    with contextlib.nullcontext() if runtime == "litert" else _quiet():
         detector = None if lazy and usual else _detector(options)
-        return FaceEmbedder.from_preset(name, detector=detector)
+        return FaceEmbedder.from_preset(name, detector, runtime)
 
 
 def _detector(options: argparse.Namespace) -> Any:

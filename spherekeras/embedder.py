@@ -1,6 +1,7 @@
 """From photographs to embeddings and answers: what a loaded preset does."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -14,9 +15,11 @@ from spherekeras import card, presets
 from spherekeras.complexity import multiplications
 from spherekeras.data import alignment, detection, images
 from spherekeras.errors import ImageError, NoFaceError, PresetError
+from spherekeras.litert import LiteRTModel
 from spherekeras.presets import PresetConfig
 
 Source = str | os.PathLike[str] | bytes | np.ndarray
+RUNTIMES = ("keras", "litert")
 _BATCH = 64
 
 
@@ -47,7 +50,8 @@ class FaceEmbedder:
     """A backbone with its alignment and preprocessing: photographs in, embeddings out.
 
     Args:
-        backbone: a `keras.Model` from normalised crops `(n, height, width, 3)` to embeddings.
+        backbone: a `keras.Model` from normalised crops `(n, height, width, 3)` to embeddings; or a
+            `LiteRTModel` from RGB pixels 0..255 to embeddings of unit length, mirror rule included.
         config: crop, preprocessing, mirror rule.
         metadata: what is known of the weights, thresholds among it.
         detector: of faces, an object of `spherekeras.data.detection`; by default
@@ -81,28 +85,58 @@ class FaceEmbedder:
 
     @classmethod
     def from_preset(
-        cls, name_or_folder: str | os.PathLike[str], detector: Any = None
+        cls,
+        name_or_folder: str | os.PathLike[str],
+        detector: Any = None,
+        runtime: str = "keras",
     ) -> "FaceEmbedder":
         """Loads a preset by name or folder, every file checked against its checksum.
 
         Args:
             name_or_folder: such as "sphere10_asoftmax", or a folder's path.
             detector: see the class.
+            runtime: "keras", or "litert" for the preset's TFLite file, which needs neither Keras
+                nor TensorFlow and starts in a fraction of their time.
 
         Raises:
-            PresetError: unknown or damaged. Whether this machine computes what the golden vectors
-                say is `check_golden`'s question.
+            PresetError: unknown or damaged, or without a TFLite file. Whether this machine computes
+                what the golden vectors say is `check_golden`'s question.
         """
+        if runtime not in RUNTIMES:
+            raise PresetError(f"`runtime` is 'keras' or 'litert'. Received: {runtime!r}.")
         folder = presets.find_preset(name_or_folder)
         presets.check_files(folder)
         config = presets.read_config(folder)
-        return cls(
-            presets.read_weights(folder, config),
-            config,
-            presets.read_metadata(folder),
-            detector,
-            folder,
+        backbone = (
+            presets.read_weights(folder, config)
+            if runtime == "keras"
+            else _read_file(folder, config)
         )
+        return cls(backbone, config, presets.read_metadata(folder), detector, folder)
+
+    @classmethod
+    def from_tflite(cls, path: str | os.PathLike[str], detector: Any = None) -> "FaceEmbedder":
+        """Loads a file that `spherekeras.export.to_tflite` wrote from a preset.
+
+        The file is all that is needed: crop, mirror rule, thresholds and terms are in it. It runs
+        on LiteRT, without Keras and TensorFlow.
+
+        Args:
+            path: of the file.
+            detector: see the class.
+
+        Raises:
+            PresetError: not there, damaged, or not written from a preset.
+
+        Example::
+
+            faces = sk.FaceEmbedder.from_tflite("face.tflite")
+            faces.verify("a.jpg", "b.jpg").same
+        """
+        model = LiteRTModel(path)
+        config = presets.config_of(model.note["config"], path)
+        _check_shape(model, config, path)
+        return cls(model, config, model.note["metadata"], detector)
 
     @property
     def detector(self) -> Any:
@@ -245,8 +279,13 @@ class FaceEmbedder:
         Args:
             crops: RGB uint8 `(n, height, width, 3)`.
             mirror: "none"; "sum" adds the mirrored crop's embedding; "concat" appends it.
-            normalize: to unit length (after the mirror rule).
+            normalize: to unit length (after the mirror rule). On LiteRT each crop's embedding
+                comes at unit length, so without this the parts of a mirror rule are.
             progress: called with (done, total).
+
+        Raises:
+            ImageError: not such crops.
+            PresetError: a TFLite file of a preset with a mirror rule is asked for another rule.
         """
         if mirror not in ("none", "sum", "concat"):
             raise ValueError(f"`mirror` is 'none', 'sum' or 'concat'. Received: {mirror!r}.")
@@ -258,6 +297,13 @@ class FaceEmbedder:
             )
         for crop in crops[:1]:
             self._checked(crop)
+        if isinstance(self.backbone, LiteRTModel) and self.config.mirror != "none":
+            if mirror != self.config.mirror:
+                raise PresetError(
+                    f"This TFLite file joins mirror images by the rule {self.config.mirror!r}, "
+                    f"inside. Received: mirror={mirror!r}. Load the preset with runtime='keras'."
+                )
+            mirror = "none"
         parts = []
         for first in range(0, len(crops), _BATCH):
             batch = crops[first : first + _BATCH]
@@ -287,6 +333,7 @@ class FaceEmbedder:
     ) -> pathlib.Path:
         """Saves everything as a preset folder; the same weights give the same bytes.
 
+        A TFLite file that the preset carries goes with it, unless the weights have changed.
         Weights are stored in float16, so a reloaded embedding differs from this object's in
         about the fourth digit; the golden vectors are those of the stored weights.
 
@@ -297,8 +344,13 @@ class FaceEmbedder:
             recipe: text of the recipe that trained the weights; by default the loaded one.
 
         Raises:
-            PresetError: a weight that is not finite or does not fit float16.
+            PresetError: a weight that is not finite or does not fit float16; or no Keras model.
         """
+        if isinstance(self.backbone, LiteRTModel):
+            raise PresetError(
+                "A preset is saved from its Keras model, not from a TFLite file. Load it with "
+                "runtime='keras'."
+            )
         folder = pathlib.Path(folder)
         with tempfile.TemporaryDirectory() as scratch:
             stored = pathlib.Path(scratch)
@@ -323,11 +375,17 @@ class FaceEmbedder:
             with path.open("wb") as file:
                 np.savez(file, crops=crops, embeddings=reloaded.embed_crops(crops))
 
+        config = presets.to_json({"format": 1, **dataclasses.asdict(self.config)})
+        stamp = {
+            name: hashlib.sha256(content).hexdigest()
+            for name, content in (("model.weights.h5", weights), ("config.json", config.encode()))
+        }
         presets.write_preset(
             folder,
             {
                 "model.weights.h5": weights,
-                "config.json": presets.to_json({"format": 1, **dataclasses.asdict(self.config)}),
+                "config.json": config,
+                presets.TFLITE: self._own_file(stamp),
                 "metadata.json": presets.to_json(known),
                 "recipe.toml": recipe,
                 "README.md": card.card(known, self.config),
@@ -364,6 +422,8 @@ class FaceEmbedder:
         return float(calibration.probability(similarity))
 
     def _forward(self, crops: np.ndarray) -> np.ndarray:
+        if isinstance(self.backbone, LiteRTModel):
+            return self.backbone(crops)
         import keras
 
         pixels = crops[..., ::-1] if self.config.channel_order == "BGR" else crops
@@ -371,6 +431,14 @@ class FaceEmbedder:
         padded[: len(crops)] = (pixels.astype(np.float32) - self.config.offset) * self.config.scale
         embeddings = keras.ops.convert_to_numpy(self.backbone.predict_on_batch(padded))
         return np.asarray(embeddings[: len(crops)], np.float32)
+
+    def _own_file(self, stamp: dict[str, str]) -> bytes | None:
+        """The TFLite file that this embedder was loaded with, if it is of these weights."""
+        path = self.folder / presets.TFLITE if self.folder else None
+        if path is None or not path.is_file():
+            return None
+        model = LiteRTModel(path)
+        return model.content if model.note["preset"] == stamp else None
 
     def _are_loaded(self, weights: bytes) -> bool:
         """Whether weights and config are what this embedder came with (or was made with)."""
@@ -383,6 +451,31 @@ class FaceEmbedder:
     def _checked(self, crop: np.ndarray) -> np.ndarray:
         images.check_crop(crop, self.config.height, self.config.width)
         return crop
+
+
+def _read_file(folder: pathlib.Path, config: PresetConfig) -> LiteRTModel:
+    """The TFLite file of a preset, proved to be of these weights."""
+    path = folder / presets.TFLITE
+    if not path.is_file():
+        raise PresetError(
+            f"{folder} carries no {presets.TFLITE}. Load it with runtime='keras', or write a file "
+            f"of it: `spherekeras export {folder.name} --out face.tflite`."
+        )
+    model = LiteRTModel(path)
+    if model.note["preset"] != presets.stamp(folder):
+        raise PresetError(
+            f"{path} was made from other weights than {folder} holds. Fetch it again."
+        )
+    _check_shape(model, config, path)
+    return model
+
+
+def _check_shape(model: LiteRTModel, config: PresetConfig, path: str | os.PathLike[str]) -> None:
+    if model.input_shape != (config.height, config.width, 3):
+        raise PresetError(
+            f"{os.fspath(path)} takes inputs of shape {model.input_shape}, its preset makes crops "
+            f"of {(config.height, config.width, 3)}. Write the file anew."
+        )
 
 
 def load_preset(name_or_folder: str | os.PathLike[str]) -> FaceEmbedder:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from spherekeras.export.serving import need
 from spherekeras.export.tflite import to_tflite
+from spherekeras.litert import LiteRTModel
 
 ROUNDS = 25
 
@@ -26,28 +26,22 @@ def latencies(presets: Sequence[Any]) -> list[float]:
         presets: names, folders or `FaceEmbedder`s.
 
     Raises:
-        ExportError: a preset that cannot be exported, or no LiteRT.
+        ExportError: a preset that cannot be exported.
     """
-    need("ai_edge_litert")
-    from ai_edge_litert.interpreter import Interpreter
-
-    runs = []
+    runs, crops = [], []
     with tempfile.TemporaryDirectory() as scratch:
         for number, preset in enumerate(presets):
             path = pathlib.Path(scratch) / f"{number}.tflite"
             to_tflite(preset, path)
-            interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
-            interpreter.allocate_tensors()
-            details = interpreter.get_input_details()[0]
-            crop = np.random.default_rng(0).integers(0, 256, details["shape"])
-            interpreter.set_tensor(details["index"], crop.astype(details["dtype"]))
-            interpreter.invoke()
-            runs.append(interpreter)
+            runs.append(LiteRTModel(path, threads=1))
+            shape = (1, *runs[-1].input_shape)
+            crops.append(np.random.default_rng(0).integers(0, 256, shape).astype(np.float32))
+            runs[-1](crops[-1])
     times = np.zeros((ROUNDS, len(runs)))
     for turn in times:
-        for number, interpreter in enumerate(runs):
+        for number, (run, crop) in enumerate(zip(runs, crops, strict=True)):
             started = time.perf_counter()
-            interpreter.invoke()
+            run(crop)
             turn[number] = 1000 * (time.perf_counter() - started)
     return [float(median) for median in np.median(times, axis=0)]
 

@@ -3,7 +3,8 @@
 `config.json` holds all that is needed to compute, `metadata.json` all that is known,
 `recipe.toml` what trained it, `model.weights.h5` the weights in float16, `golden.npz` two inputs
 and their embeddings, `README.md` the card, `SHA256SUMS` a checksum over each of the others,
-checked at every load. Two saves of the same weights are byte-identical.
+checked at every load. `model.tflite`, where it is there, is the same network for LiteRT: then the
+preset runs without Keras. Two saves of the same weights are byte-identical.
 """
 
 import contextlib
@@ -32,8 +33,18 @@ FILES = (
     "model.weights.h5",
     "recipe.toml",
 )
+TFLITE = "model.tflite"
 SUMS = hosting.SUMS
-MEASURED = ("calibration", "held_out", "latency", "measured", "metrics", "thresholds", "versions")
+MEASURED = (
+    "calibration",
+    "files",
+    "held_out",
+    "latency",
+    "measured",
+    "metrics",
+    "thresholds",
+    "versions",
+)
 BACKBONES = ("DlibResNet", "IResNet", "MobileFaceNet", "SFNet", "SphereFaceNet")
 
 
@@ -179,7 +190,7 @@ def check_files(folder: pathlib.Path, but: str = "") -> None:
         if not match:
             raise PresetError(f"{folder / SUMS} is damaged at the line {line[:90]!r}. {mend}")
         sums[match[2]] = match[1]
-    for name in sorted({*FILES, *sums}):
+    for name in sorted({*files_of(folder), *sums}):
         if name not in sums:
             raise PresetError(f"{folder / SUMS} has no line for {name}. {mend}")
         if name != but and not (folder / name).is_file():
@@ -191,6 +202,11 @@ def check_files(folder: pathlib.Path, but: str = "") -> None:
             )
 
 
+def files_of(folder: pathlib.Path) -> tuple[str, ...]:
+    """Returns the names of a preset's files, less the checksums."""
+    return (*FILES, TFLITE) if (folder / TFLITE).is_file() else FILES
+
+
 def read_config(folder: pathlib.Path) -> PresetConfig:
     """Reads `config.json`."""
     values = _json(folder / "config.json")
@@ -198,12 +214,21 @@ def read_config(folder: pathlib.Path) -> PresetConfig:
         raise PresetError(
             f"{folder / 'config.json'} is of a format this version cannot read. Update spherekeras."
         )
+    return config_of(values, folder / "config.json")
+
+
+def config_of(values: dict[str, Any], path: str | os.PathLike[str]) -> PresetConfig:
+    """Returns the config that was read from `path`.
+
+    Raises:
+        PresetError: a wrong key or value; the sentence names `path`.
+    """
     try:
         return PresetConfig(**values)
     except TypeError as error:
-        raise PresetError(f"{folder / 'config.json'} has a wrong key: {error}.") from None
+        raise PresetError(f"{os.fspath(path)} has a wrong key: {error}.") from None
     except PresetError as error:
-        raise PresetError(f"{folder / 'config.json'}: {error}") from None
+        raise PresetError(f"{os.fspath(path)}: {error}") from None
 
 
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
@@ -222,7 +247,14 @@ def stamp(folder: pathlib.Path) -> dict[str, str]:
 
 def build_backbone(config: PresetConfig) -> Any:
     """Returns the untrained backbone of a preset, a `keras.Model`."""
-    from spherekeras import backbones
+    try:
+        from spherekeras import backbones
+    except ModuleNotFoundError as error:
+        raise PresetError(
+            f"A preset as a Keras model needs {error.name}, which is not installed. Run `pip "
+            "install 'spherekeras[tensorflow]'`, or load it with runtime='litert' where it carries "
+            f"a {TFLITE}."
+        ) from None
 
     try:
         return getattr(backbones, config.backbone)(**config.arguments)
@@ -282,20 +314,25 @@ def write_preset(folder: pathlib.Path, files: dict[str, Any]) -> None:
 
     Args:
         folder: the preset's folder; files already there are replaced one by one.
-        files: for some or all of `FILES` a str, bytes, or a function that writes to a path.
+        files: for some or all of `FILES` and `TFLITE` a str, bytes, or a function that writes to a
+            path; None for no file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as placing:  # all are written first, then placed, the sums last
         sums = placing.enter_context(atomic_path(folder / SUMS))
         written = {}
         for name, content in files.items():
+            if content is None:
+                (folder / name).unlink(missing_ok=True)
+                continue
             written[name] = placing.enter_context(atomic_path(folder / name))
             if callable(content):
                 content(written[name])
             else:
                 data = content.encode() if isinstance(content, str) else content
                 written[name].write_bytes(data)
-        lines = [f"{sha256(written.get(name, folder / name))}  {name}\n" for name in FILES]
+        names = sorted({*files_of(folder), *written})
+        lines = [f"{sha256(written.get(name, folder / name))}  {name}\n" for name in names]
         sums.write_text("".join(lines))
 
 

@@ -118,14 +118,28 @@ class Seen:
         return self.crops[name]
 
 
-def _held_out(faces: FaceEmbedder, people: Records) -> dict[str, Any]:
+def held_out_people(faces: FaceEmbedder, people: Records) -> tuple[np.ndarray, list[str], str, str]:
+    """Returns the crops of people on whom a preset's thresholds are measured.
+
+    Args:
+        faces: the preset.
+        people: records: those of the training, whose held-out people are taken; or, for weights
+            that were trained elsewhere, any, a twentieth of them.
+
+    Returns:
+        Their positions in the records; the person of each; whose crops they are and what is done
+        to them, for the protocol.
+
+    Raises:
+        DataError: other records than those of the training, or nobody is held out.
+    """
     trained = faces.metadata.get("trained_on", {})
     if trained and trained.get("records") != people.checksum:
         raise DataError(
             f"{people.folder} is not what these weights were trained on, so who was held out is "
             "not known. Give the records of their training."
         )
-    _, positions = pipeline.split(people, validation=trained.get("validation", _HELD_OUT))
+    _, positions = pipeline.split(people, validation=validation_share(faces))
     positions = whole_people(people.labels, positions, MOST_CROPS)
     if not len(positions):
         raise DataError(
@@ -141,9 +155,18 @@ def _held_out(faces: FaceEmbedder, people: Records) -> dict[str, Any]:
     how = f"records {people.checksum[:12]}, crops of {people.height}x{people.width}"
     if faces.config.height > people.height:
         how += f" enlarged to {faces.config.height}x{faces.config.width} with repeated edges"
-    return held_out(
-        faces, turned(people, positions, faces.config), names, who=who, how=how
-    ).to_metadata()
+    return positions, names, who, how
+
+
+def validation_share(faces: FaceEmbedder) -> float:
+    """Returns the share of people that a preset's training held out, or would have."""
+    return float(faces.metadata.get("trained_on", {}).get("validation", _HELD_OUT))
+
+
+def _held_out(faces: FaceEmbedder, people: Records) -> dict[str, Any]:
+    positions, names, who, how = held_out_people(faces, people)
+    crops = turned(people, positions, faces.config)
+    return held_out(faces, crops, names, who=who, how=how).to_metadata()
 
 
 def _as_used(

@@ -80,7 +80,7 @@ def write_manifest(
                     "size": (folder / name).stat().st_size,
                     "sha256": sha256(folder / name),
                 }
-                for name in presets.FILES
+                for name in presets.files_of(folder)
             },
         }
     if not listed:
@@ -149,8 +149,12 @@ def check(names: Sequence[str] = ()) -> Iterator[tuple[str, str, bool]]:
     """
     for name in names or presets.list_presets():
         try:
-            difference = FaceEmbedder.from_preset(name).check_golden()
-            yield name, f"files intact, golden vectors within {difference:.1g}", True
+            faces = FaceEmbedder.from_preset(name)
+            verdict = f"files intact, golden vectors within {faces.check_golden():.1g}"
+            if faces.folder and (faces.folder / presets.TFLITE).is_file():
+                light = FaceEmbedder.from_preset(name, runtime="litert")
+                verdict += f", on LiteRT within {light.check_golden():.1g}"
+            yield name, verdict, True
         except SphereKerasError as error:
             yield name, str(error), False
 

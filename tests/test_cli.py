@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import pickle
+import shutil
 import subprocess
 import sys
 from unittest import mock
@@ -231,6 +232,48 @@ def test_pack_and_export(zoo: pathlib.Path, tmp_path: pathlib.Path) -> None:
     exported = run(zoo, "export", "tiny", "--out", tmp_path / "tiny.tflite", "--json")
     assert exported.returncode == 0, exported.stderr
     assert json.loads(exported.stdout)["min_cosine"] >= 0.999999
+
+
+def test_an_exported_file_is_used_as_a_preset_is(
+    zoo: pathlib.Path, pictures: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    file = tmp_path / "tiny.tflite"
+    assert run(zoo, "export", "tiny", "--out", file).returncode == 0
+    pair = (pictures / "person0" / "0.png", pictures / "person0" / "1.png")
+    by_file, by_name = (
+        json.loads(run(zoo, "verify", *pair, "--preset", preset, "--json").stdout)
+        for preset in (file, "tiny")
+    )
+    assert by_file.pop("similarity") == pytest.approx(by_name.pop("similarity"), abs=1e-5)
+    assert by_file["threshold"] == by_name["threshold"] == 0.3
+    wrong = run(zoo, "verify", *pair, "--preset", file, "--runtime", "keras")
+    one_sentence(wrong, "tiny.tflite runs on LiteRT. Leave `--runtime keras` out.")
+    one_sentence(
+        run(zoo, "verify", *pair, "--preset", "tiny", "--runtime", "litert"),
+        "carries no model.tflite",
+    )
+
+
+def test_verify_takes_the_presets_file_and_leaves_keras_alone(
+    zoo: pathlib.Path, pictures: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    folder = pathlib.Path(shutil.copytree(zoo / "tiny", tmp_path / "zoo" / "tiny"))
+    run(zoo, "export", "tiny", "--out", folder / presets.TFLITE)
+    presets.write_preset(folder, {})
+    picture = pictures / "person0" / "0.png"
+    code = (
+        "import sys; from spherekeras import cli\n"
+        "status = cli.main(sys.argv[1:])\n"
+        "print(status, [m for m in ('tensorflow', 'keras', 'h5py') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "verify", picture, picture, "--preset", "tiny"],
+        env={**os.environ, "SPHEREKERAS_ZOO": str(folder.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+    assert done.stdout.startswith("same person: similarity 1.0000") and done.stderr == ""
 
 
 def test_zoo_list_show_and_check(

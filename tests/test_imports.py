@@ -43,6 +43,51 @@ def test_evaluation_needs_numpy_alone() -> None:
     assert loaded("import spherekeras.evaluation") == []
 
 
+BLOCKED = """
+import sys
+class Blocked:
+    def find_spec(self, name, *rest):
+        if name.split(".")[0] in {"tensorflow", "keras", "jax", "torch", "h5py", "absl"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def test_a_file_embeds_and_verifies_where_keras_is_not_installed(tmp_path: pathlib.Path) -> None:
+    run(
+        "import spherekeras as sk\n"
+        "from spherekeras.presets import PresetConfig\n"
+        "config = PresetConfig('SphereFaceNet', {'depth': 4}, 'sphereface_112x96', 112, 96, 1, 0)\n"
+        "faces = sk.FaceEmbedder(sk.backbones.SphereFaceNet(depth=4), config)\n"
+        f"folder = faces.save_preset({str(tmp_path / 'tiny')!r})\n"
+        "sk.export.to_tflite(folder, folder / sk.presets.TFLITE)\n"
+        "sk.presets.write_preset(folder, {})"
+    )
+    code = f"""{BLOCKED}
+import numpy as np, spherekeras as sk
+crop = np.full((112, 96, 3), 200, np.uint8)
+for faces in (
+    sk.FaceEmbedder.from_preset({str(tmp_path / "tiny")!r}, runtime="litert"),
+    sk.FaceEmbedder.from_tflite({str(tmp_path / "tiny" / "model.tflite")!r}),
+):
+    print(faces.embed(crop).shape, faces.verify(crop, crop, threshold=0.5).same)
+for wanted in ("layers", "Sequential"):
+    try: getattr(sk, wanted)
+    except ModuleNotFoundError as error: print(error)
+try: sk.load_preset({str(tmp_path / "tiny")!r})
+except sk.SphereKerasError as error: print(error)
+"""
+    mend = "needs Keras, which is not installed. Run `pip install 'spherekeras[tensorflow]'`."
+    *good, layers, sequential, preset = run(code).splitlines()
+    assert good == ["(1, 512) True"] * 2
+    assert (layers, sequential) == (
+        f"`spherekeras.layers` {mend}",
+        f"`spherekeras.Sequential` {mend}",
+    )
+    assert preset.startswith("A preset as a Keras model needs keras, which is not installed.")
+    assert "runtime='litert'" in preset
+
+
 def test_every_public_name_is_there() -> None:
     assert run(
         "import spherekeras as sk\nfor name in sk.__all__: getattr(sk, name)\nprint(sk.__version__)"

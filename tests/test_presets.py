@@ -1,5 +1,6 @@
 """Preset folders: byte-identical, checked at every load, found by name or path."""
 
+import dataclasses
 import pathlib
 import shutil
 
@@ -9,7 +10,8 @@ import pytest
 import spherekeras as sk
 from spherekeras import presets
 from spherekeras.embedder import FaceEmbedder
-from spherekeras.errors import PresetError
+from spherekeras.errors import ExportError, PresetError
+from spherekeras.export import to_tflite
 from spherekeras.presets import PresetConfig
 
 CONFIG = PresetConfig(
@@ -117,6 +119,80 @@ def test_a_config_of_something_else_is_named(
     resum(preset)
     with pytest.raises(PresetError, match=message):
         sk.load_preset(preset)
+
+
+@pytest.fixture(scope="module")
+def light(saved: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A preset that carries a TFLite file."""
+    folder = pathlib.Path(shutil.copytree(saved, tmp_path_factory.mktemp("light") / "tiny"))
+    to_tflite(folder, folder / presets.TFLITE, "float16")
+    presets.write_preset(folder, {})
+    return folder
+
+
+def test_a_preset_runs_on_its_file(light: pathlib.Path) -> None:
+    keras, file = (FaceEmbedder.from_preset(light, runtime=name) for name in ("keras", "litert"))
+    assert file.check_golden() < 1e-5 and file.metadata == keras.metadata
+    crops = np.random.default_rng(1).integers(0, 256, (3, 112, 96, 3), np.uint8)
+    np.testing.assert_allclose(file.embed(crops), keras.embed(crops), atol=1e-5)
+    far = keras.verify(crops[0], crops[1])
+    assert file.verify(crops[0], crops[1]).similarity == pytest.approx(far.similarity, abs=1e-5)
+
+
+def test_a_preset_without_a_file_says_what_to_do(preset: pathlib.Path) -> None:
+    with pytest.raises(
+        PresetError, match=r"carries no model\.tflite\. Load it with runtime='keras"
+    ):
+        FaceEmbedder.from_preset(preset, runtime="litert")
+    with pytest.raises(PresetError, match=r"`runtime` is 'keras' or 'litert'\. Received: 'tf'"):
+        FaceEmbedder.from_preset(preset, runtime="tf")
+
+
+def test_a_file_goes_with_its_weights_and_no_others(
+    light: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    faces = FaceEmbedder.from_preset(light)
+    same = faces.save_preset(tmp_path / "same")
+    assert (same / presets.TFLITE).read_bytes() == (light / presets.TFLITE).read_bytes()
+    presets.check_files(same)
+    faces.backbone.set_weights([0.5 * w for w in faces.backbone.get_weights()])
+    for folder in ("same", "changed"):
+        faces.save_preset(tmp_path / folder)
+        assert not (tmp_path / folder / presets.TFLITE).exists()
+        presets.check_files(tmp_path / folder)
+    shutil.copy(light / presets.TFLITE, tmp_path / "changed")
+    with pytest.raises(PresetError, match=r"SHA256SUMS has no line for model\.tflite"):
+        FaceEmbedder.from_preset(tmp_path / "changed")
+    presets.write_preset(tmp_path / "changed", {})
+    with pytest.raises(PresetError, match=r"was made from other weights than .* holds"):
+        FaceEmbedder.from_preset(tmp_path / "changed", runtime="litert")
+
+
+def test_a_flipped_byte_of_the_file_is_named(light: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    folder = pathlib.Path(shutil.copytree(light, tmp_path / "tiny"))
+    data = bytearray((folder / presets.TFLITE).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / presets.TFLITE).write_bytes(data)
+    for runtime in ("keras", "litert"):
+        with pytest.raises(PresetError, match=r"model\.tflite does not match its line"):
+            FaceEmbedder.from_preset(folder, runtime=runtime)
+
+
+def test_what_a_file_cannot_do_is_told(
+    faces: FaceEmbedder, light: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    file = FaceEmbedder.from_preset(light, runtime="litert")
+    with pytest.raises(PresetError, match=r"saved from its Keras model, not from a TFLite file"):
+        file.save_preset(tmp_path / "a")
+    with pytest.raises(ExportError, match=r"Load it with `runtime=\"keras\"`"):
+        to_tflite(file, tmp_path / "a.tflite")
+    mirrored = FaceEmbedder(faces.backbone, dataclasses.replace(CONFIG, mirror="sum"))
+    to_tflite(mirrored, tmp_path / "a.tflite")
+    summed = FaceEmbedder.from_tflite(tmp_path / "a.tflite")
+    crops = np.random.default_rng(1).integers(0, 256, (2, 112, 96, 3), np.uint8)
+    np.testing.assert_allclose(summed.embed(crops), mirrored.embed(crops), atol=1e-5)
+    with pytest.raises(PresetError, match=r"by the rule 'sum', inside\. Received: mirror='none'"):
+        summed.embed_crops(crops)
 
 
 def test_golden_vectors_tell_other_weights(preset: pathlib.Path) -> None:

@@ -8,12 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-from spherekeras import presets, publishing, zoo_pages
+from spherekeras import exported, presets, publishing, zoo_pages
 from spherekeras.data.detection import Face
 from spherekeras.data.drawn_faces import draw_face, drawn_crops
-from spherekeras.data.records import pack
+from spherekeras.data.records import Records, pack
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import DataError, PresetError
+from spherekeras.export import parity, to_tflite
 from spherekeras.presets import PresetConfig
 
 CONFIG = PresetConfig(
@@ -55,6 +56,14 @@ def lfw(tmp_path: pathlib.Path) -> pathlib.Path:
         text = "\n".join([str(len(same)), *same, *different]) + "\n"
         (root / f"pairsDev{part}.txt").write_text(text)
     return root
+
+
+def drawn_people(folder: pathlib.Path) -> Records:
+    for number, (crop, label) in enumerate(zip(*drawn_crops(range(60), 4), strict=True)):
+        (folder / "crops" / f"p{label}").mkdir(exist_ok=True, parents=True)
+        path = folder / "crops" / f"p{label}" / f"{number:03}.png"
+        cv2.imwrite(str(path), crop[..., ::-1])
+    return pack(folder / "crops", folder / "records")
 
 
 def test_publish_measures_and_writes_card_and_table(
@@ -118,11 +127,7 @@ def test_thresholds_are_tried_on_view_1(lfw: pathlib.Path, tmp_path: pathlib.Pat
 def test_weights_from_elsewhere_take_thresholds_from_given_people(
     lfw: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    for number, (crop, label) in enumerate(zip(*drawn_crops(range(60), 4), strict=True)):
-        (tmp_path / "crops" / f"p{label}").mkdir(exist_ok=True, parents=True)
-        path = tmp_path / "crops" / f"p{label}" / f"{number:03}.png"
-        cv2.imwrite(str(path), crop[..., ::-1])
-    people = pack(tmp_path / "crops", tmp_path / "records")
+    people = drawn_people(tmp_path)
     faces = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG)
     trained = faces.save_preset(tmp_path / "trained")
     folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle(), people)
@@ -186,3 +191,47 @@ def test_a_picture_without_a_face_is_left_out_of_the_kinds_alone(
     assert metric["kinds"][0]["name"] == "all whose faces were found"
     assert 0 < metric["kinds"][0]["same"] + metric["kinds"][0]["different"] < 20
     assert f"{metric['no_face']} of {metric['pictures']}" in (folder / "README.md").read_text()
+
+
+def test_files_are_measured_through_themselves(
+    lfw: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = drawn_people(tmp_path)
+    trained = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG).save_preset(tmp_path / "trained")
+    with pytest.raises(PresetError, match="was not published with these weights. First: `sphere"):
+        exported.measure_files(trained, lfw, people, Middle())
+    folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle(), people)
+    monkeypatch.setitem(parity.TOLERANCES, "dynamic", 0.99999999)  # so that one file is refused
+    monkeypatch.setitem(parity.TOLERANCES, "int8", 0.9)  # the weights are random
+    exported.measure_files(folder, lfw, people, Middle())
+    presets.check_files(folder)
+    assert zoo_pages.write_cards(folder.parent) == []
+    rows = {row["name"]: row for row in presets.read_metadata(folder)["files"]["rows"]}
+    assert rows.pop("TFLite dynamic")["refused"].startswith("The dynamic TFLite file is out of to")
+    assert list(rows) == ["TFLite float32", "TFLite float16", "TFLite int8", "ONNX float32"]
+    for name in ("TFLite float32", "TFLite float16", "ONNX float32"):
+        assert rows[name]["min_cosine"] > 0.99999 and rows[name]["change"] == 0
+    assert rows["TFLite int8"]["bytes"] < 0.3 * rows["TFLite float32"]["bytes"]
+    assert 0.9 < rows["TFLite int8"]["min_cosine"] < 0.99999
+    assert len(rows["TFLite int8"]["milliseconds"]) == 2
+    card = (folder / "README.md").read_text()
+    assert "## As a file" in card and "| ONNX float32 | " in card
+    assert FaceEmbedder.from_preset(folder, runtime="litert").check_golden() < 1e-5
+    crops = drawn_crops(range(100, 140), 2)[0]
+    to_tflite(folder, tmp_path / "a.tflite", "int8", crops)
+    ours = FaceEmbedder.from_tflite(tmp_path / "a.tflite").metadata["thresholds"]
+    assert ours == rows["TFLite int8"]["thresholds"]
+    assert ours != presets.read_metadata(folder)["thresholds"]
+
+
+def test_a_large_preset_carries_no_file(
+    lfw: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = drawn_people(tmp_path)
+    trained = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG).save_preset(tmp_path / "trained")
+    folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle(), people)
+    monkeypatch.setattr(exported, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(parity, "TOLERANCES", {"float16": 0.9999, "float32": 0.999999})
+    exported.measure_files(folder, lfw, people, Middle())
+    assert not (folder / presets.TFLITE).exists()
+    presets.check_files(folder)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import json
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from spherekeras.errors import ExportError
 from spherekeras.export import parity
 from spherekeras.export.onnx_graph import Graph, Value, add_network, normalised, settled
 from spherekeras.export.serving import CHANNELS, Served, need, quiet, served, writing
+from spherekeras.export.tflite_metadata import thresholds_text
+from spherekeras.litert import NOTE
 
 if TYPE_CHECKING:
     import onnx
@@ -134,6 +137,20 @@ def _model(
         ir_version=helper.find_min_ir_version_for(opsets),
         producer_name="spherekeras",
     )
+    note = subject.note_of("float32")
+    if note is not None:
+        told = {"layout": layout, "pixels": pixels, "wide": columns is not None}
+        text = json.dumps({**note, **told}, sort_keys=True, ensure_ascii=False)
+        known = note["metadata"]
+        helper.set_model_props(
+            model,
+            {
+                NOTE: text,
+                "name": known.get("name", ""),
+                "license": known.get("weights_licence", ""),
+                "thresholds": thresholds_text(known),
+            },
+        )
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -53,6 +53,7 @@ class ExportReport:
         min_cosine: the smallest cosine between the file's output and that of Keras.
         tolerance: the bound on `min_cosine`.
         samples: how many inputs were compared.
+        runs: what runs it how: for TFLite the pieces that XNNPACK, the fast code, takes.
     """
 
     path: str
@@ -66,6 +67,7 @@ class ExportReport:
     min_cosine: float
     tolerance: float
     samples: int
+    runs: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, ready for JSON."""
@@ -83,6 +85,7 @@ class ExportReport:
             f"  operators  {operators}\n"
             f"  parity     min cosine {self.min_cosine:.7f} (at least {self.tolerance}), "
             f"max difference {self.max_difference:.1e}, {self.samples} samples"
+            + (f"\n  runs       {self.runs}" if self.runs else "")
         )
 
 

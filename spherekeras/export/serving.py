@@ -19,14 +19,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spherekeras import presets
 from spherekeras.errors import ExportError
 from spherekeras.files import atomic_path
+from spherekeras.litert import LiteRTModel
 
 if TYPE_CHECKING:
     import keras
 
 CHANNELS = {"RGB": [0, 1, 2], "BGR": [2, 1, 0]}
 _LOGGERS = ("absl", "tensorflow")
+_TOLD = (  # of a preset's metadata, in its file
+    "name",
+    "description",
+    "weights_licence",
+    "terms",
+    "intended_use",
+    "limits",
+    "overlap",
+    "thresholds",
+    "calibration",
+    "files",
+)
 _THIRD_PARTY_WARNINGS = (
     # The selective quantiser of TensorFlow runs its own, older interpreter.
     (r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning),
@@ -45,6 +59,7 @@ class Served:
         output_name: the name of the output in the file.
         low: the smallest value of an ordinary input.
         high: the largest value of an ordinary input.
+        note: what a file of a preset carries with it (`LiteRTModel.note`); None for a plain model.
     """
 
     backbone: "keras.Model"
@@ -54,6 +69,7 @@ class Served:
     output_name: str
     low: float
     high: float
+    note: dict[str, Any] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,21 +83,33 @@ class Served:
             return self.backbone
         return serving_model(self.backbone, self.config)
 
-    def __call__(self, image: Any) -> dict[str, Any]:
-        """The traced function: its argument and its key are the names in the file."""
-        return {self.output_name: self.model(image, training=False)}
+    def note_of(self, quantization: str) -> dict[str, Any] | None:
+        """Returns the note of a file, with the thresholds that were measured through such a file.
+
+        Args:
+            quantization: of the file.
+        """
+        if self.note is None:
+            return None
+        metadata = dict(self.note["metadata"])
+        for row in metadata.pop("files", {}).get("rows", []):
+            if row.get("quantization") == quantization:
+                metadata["thresholds"] = row["thresholds"]
+        return {**self.note, "metadata": metadata, "quantization": quantization}
 
 
-def serving_model(backbone: "keras.Model", config: Any) -> "keras.Model":
+def serving_model(backbone: "keras.Model", config: Any, fused: bool = False) -> "keras.Model":
     """Returns a `keras.Model` from RGB pixels to unit-length embeddings.
 
     One 1x1 convolution orders the channels and computes `(x - offset) * scale`, since every
-    converter and accelerator takes it as it is; `x / max(|x|, 1e-6)` is spelled so that TFLite
-    fuses it into one `L2_NORMALIZATION`.
+    converter and accelerator takes it as it is. The sum of squares is a product with ones: XNNPACK
+    and OpenCV run that, and neither `L2_NORMALIZATION`.
 
     Args:
         backbone: from scaled crops `(n, height, width, 3)` to embeddings `(n, dim)`, float32.
         config: a `PresetConfig`; its mirror rule goes into the graph as well.
+        fused: normalise in the one operator `L2_NORMALIZATION` all the same, which a quantiser can
+            leave in float.
 
     Returns:
         A model from `(n, height, width, 3)` float32 in 0..255 to `(n, dim)` float32.
@@ -101,8 +129,12 @@ def serving_model(backbone: "keras.Model", config: Any) -> "keras.Model":
         embedding = embedding + backbone(ops.flip(crop, axis=2))
     elif config.mirror == "concat":
         embedding = ops.concatenate([embedding, backbone(ops.flip(crop, axis=2))], axis=-1)
-    squared = ops.sum(ops.square(embedding), axis=-1, keepdims=True)
-    embedding = embedding * ops.rsqrt(ops.maximum(squared, 1e-12))
+    if fused:
+        squared = ops.sum(ops.square(embedding), axis=-1, keepdims=True)
+        embedding = embedding * ops.rsqrt(ops.maximum(squared, 1e-12))
+    else:
+        squared = ops.matmul(embedding * embedding, np.ones((embedding.shape[-1], 1), "float32"))
+        embedding = embedding * ops.rsqrt(squared + 1e-24)
     return keras.Model(image, embedding, name="serving")
 
 
@@ -136,10 +168,10 @@ def served(preset_or_model: Any) -> Served:
             f"Received: {type(preset_or_model).__name__}. For a preset pass its name."
         )
     config = preset_or_model.config
-    if config.channel_order not in CHANNELS:
+    if isinstance(preset_or_model.backbone, LiteRTModel):
         raise ExportError(
-            'channel_order expects "RGB" or "BGR". '
-            f'Received: {config.channel_order!r}. Set it in config.json: `"channel_order": "RGB"`.'
+            "An exporter expects the Keras model of a preset. Received: a FaceEmbedder that runs "
+            'on LiteRT. Load it with `runtime="keras"`.'
         )
     backbone = _float32(preset_or_model.backbone)
 
@@ -150,9 +182,16 @@ def served(preset_or_model: Any) -> Served:
             turned = crops[:, :, ::-1].astype("float32")
             turned = _output(backbone, turned).astype("float64")
             raw = raw + turned if config.mirror == "sum" else np.concatenate([raw, turned], axis=1)
-        return raw / np.maximum(np.linalg.norm(raw, axis=-1, keepdims=True), 1e-6)
+        return raw / np.maximum(np.linalg.norm(raw, axis=-1, keepdims=True), 1e-12)
 
-    return Served(backbone, config, reference, "image", "embedding", low=0.0, high=255.0)
+    known, folder = preset_or_model.metadata, preset_or_model.folder
+    note = {
+        "format": 1,
+        "config": dataclasses.asdict(config),
+        "metadata": {key: known[key] for key in _TOLD if key in known},
+        "preset": presets.stamp(folder) if folder else {},
+    }
+    return Served(backbone, config, reference, "image", "embedding", low=0.0, high=255.0, note=note)
 
 
 def _output(model: "keras.Model", values: np.ndarray) -> np.ndarray:

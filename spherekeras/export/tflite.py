@@ -3,25 +3,25 @@
 import collections
 import difflib
 import os
-import pathlib
-import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from spherekeras.errors import ExportError
-from spherekeras.export import parity
+from spherekeras.export import parity, tflite_metadata
+from spherekeras.export.integer_prelu import integer_prelu
 from spherekeras.export.serving import (
     Served,
     converting,
     need,
     need_tensorflow_backend,
-    quiet,
     served,
+    serving_model,
     writing,
 )
+from spherekeras.litert import LiteRTModel, with_note
 
 
 def to_tflite(
@@ -29,13 +29,15 @@ def to_tflite(
     path: str | os.PathLike[str],
     quantization: str = "float32",
     representative: Any = None,
+    batch: int | None = 1,
 ) -> parity.ExportReport:
     """Writes a TFLite file and measures it in LiteRT against Keras.
 
-    The batch is fixed at 1, so that the XNNPACK delegate takes the whole graph. A preset or
-    embedder becomes RGB pixels 0..255 `image (1, height, width, 3)` in, unit-length
-    `embedding (1, dim)` out; its normalisation stays float in every file. A `keras.Model` is
-    written as it is, from `input` to `output`.
+    A preset or embedder becomes RGB pixels 0..255 `image (batch, height, width, 3)` in, unit-length
+    `embedding (batch, dim)` out; its normalisation stays float in every file. The file tells name,
+    licence, crop, thresholds and the hash of the preset: to programs in TFLite's standard metadata
+    (MediaPipe runs it as it is), to `FaceEmbedder.from_tflite` in full. A `keras.Model` is written
+    as it is, from `input` to `output`.
 
     Args:
         preset_or_model: a preset name or folder, a `FaceEmbedder` or a `keras.Model` with one
@@ -46,6 +48,8 @@ def to_tflite(
         representative: inputs `(n, ...)` as the file will see them: they set the ranges of
             "int8" (100 or more crops serve well), and the parity of any file is measured on
             them, or on seeded pictures where none are given.
+        batch: of the file. 1 by default; None for a batch that the program chooses as it runs,
+            which costs XNNPACK, the fast code, a part of the graph.
 
     Returns:
         The report of the file.
@@ -71,30 +75,48 @@ def to_tflite(
             "representative=None. Pass representative=crops, 100 or more of shape "
             "(n, height, width, 3)."
         )
+    if batch is not None and (type(batch) is not int or batch < 1):
+        raise ExportError(
+            f"batch expects a whole number from 1, or None for any. Received: {batch!r}."
+        )
     need("tensorflow", "ai_edge_litert")
     need_tensorflow_backend()
     with writing(path, ".tflite") as temporary:
         subject = served(preset_or_model)
         samples = parity.samples_of(subject, representative)
         with converting(subject.model.name, "The TFLite converter"):
-            content = _convert(subject, quantization, samples)
-        temporary.write_bytes(_named(content, subject))
-        return _report(temporary, os.fspath(path), subject, quantization, samples)
+            content = _convert(subject, quantization, samples, batch)
+        names = (subject.input_name, subject.output_name)
+        note = subject.note_of(quantization)
+        content = tflite_metadata.rewrite(content, *names, note)
+        if note is not None:
+            content = with_note(content, note)
+        temporary.write_bytes(content)
+        return _report(content, os.fspath(path), subject, quantization, samples)
 
 
-def _convert(subject: Served, quantization: str, samples: np.ndarray) -> bytes:
+def _convert(subject: Served, quantization: str, samples: np.ndarray, batch: int | None) -> bytes:
     import keras
     import tensorflow as tf
+
+    model = subject.model
+    if quantization == "int8":
+        if subject.config is not None:
+            model = serving_model(subject.backbone, subject.config, fused=True)
+        model = integer_prelu(model)
+
+    def serve(image: Any) -> dict[str, Any]:
+        return {subject.output_name: model(image, training=False)}
 
     def calibration() -> Iterator[list[np.ndarray]]:
         for sample in samples:
             yield [sample[None]]
 
-    signature = tf.TensorSpec((1, *subject.shape), tf.float32, name=subject.input_name)
+    signature = tf.TensorSpec((batch, *subject.shape), tf.float32, name=subject.input_name)
     with tempfile.TemporaryDirectory() as folder:
         archive = keras.export.ExportArchive()
-        archive.track(subject.model)
-        archive.add_endpoint("serve", subject, input_signature=[signature])
+        archive.track(model)
+        archive.add_endpoint("serve", serve, input_signature=[signature])
         archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         if quantization != "float32":
@@ -112,41 +134,13 @@ def _convert(subject: Served, quantization: str, samples: np.ndarray) -> bytes:
         return selective.get_nondebug_quantized_model()
 
 
-def _named(content: bytes, subject: Served) -> bytes:
-    """The file with its outer tensors named as its signature names them.
-
-    The converter calls them `serving_default_image:0` and `PartitionedCall:0`. A shorter name
-    fits in the place of the old one: a FlatBuffers string is its length, the characters and a
-    zero byte.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
-    graph = schema.Model.GetRootAs(content, 0).Subgraphs(0)
-    wanted = {graph.Inputs(0): subject.input_name, graph.Outputs(0): subject.output_name}
-    for index, name in wanted.items():
-        old, new = graph.Tensors(index).Name(), name.encode()
-        stored = struct.pack("<I", len(old)) + old + b"\0"
-        if len(new) <= len(old) and content.count(stored) == 1:
-            shorter = struct.pack("<I", len(new)) + new
-            content = content.replace(stored, shorter.ljust(len(stored), b"\0"))
-    return content
-
-
 def _report(
-    file: pathlib.Path, path: str, subject: Served, quantization: str, samples: np.ndarray
+    content: bytes, path: str, subject: Served, quantization: str, samples: np.ndarray
 ) -> parity.ExportReport:
-    from ai_edge_litert.interpreter import Interpreter
-
-    content = file.read_bytes()
-    with quiet():
-        interpreter = Interpreter(model_content=content)
-        interpreter.allocate_tensors()
-        run = interpreter.get_signature_runner()
-
-    def client(batch: np.ndarray) -> np.ndarray:
-        return run(**{subject.input_name: batch})[subject.output_name]
-
-    difference, cosine, count = parity.measure(subject, client, samples)
+    client = LiteRTModel(content)
+    batches = () if client.batch else (3,)
+    difference, cosine, count = parity.measure(subject, client, samples, batches)
+    pieces, left = client.delegation
     return parity.check(
         parity.ExportReport(
             path=path,
@@ -154,19 +148,25 @@ def _report(
             quantization=quantization,
             size_bytes=len(content),
             operators=_operators(content),
-            inputs=tuple(map(_tensor, interpreter.get_input_details())),
-            outputs=tuple(map(_tensor, interpreter.get_output_details())),
+            inputs=(_tensor(client.input),),
+            outputs=(_tensor(client.output),),
             max_difference=difference,
             min_cosine=cosine,
             tolerance=parity.TOLERANCES[quantization],
             samples=count,
+            runs=f"XNNPACK, {pieces} piece{'' if pieces == 1 else 's'}"
+            + (f"; left to slower code: {_counted(left)}" if left else ", the whole graph"),
         )
     )
 
 
 def _tensor(details: dict[str, Any]) -> parity.Tensor:
-    shape = tuple(int(size) for size in details["shape"])
+    shape = tuple(int(size) if size > 0 else "batch" for size in details["shape_signature"])
     return parity.Tensor(details["name"], shape, np.dtype(details["dtype"]).name)
+
+
+def _counted(names: Sequence[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in collections.Counter(names).items())
 
 
 def _operators(content: bytes) -> dict[str, int]:

@@ -1,13 +1,15 @@
 """A small network of SphereFace's kind, the embedder around it, and its float64 oracle."""
 
 import os
-import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
 import pytest
+
+from spherekeras.embedder import FaceEmbedder
+from spherekeras.presets import PresetConfig
 
 
 def network(name="tiny"):
@@ -28,9 +30,16 @@ def network(name="tiny"):
 
 
 def config(**changes):
-    values = {"height": 32, "width": 28, "scale": 1 / 128, "offset": 127.5}
-    values |= {"channel_order": "BGR", "mirror": "none"}
-    return types.SimpleNamespace(**values | changes)
+    values = {
+        "backbone": "SphereFaceNet",
+        "template": "sphereface_112x96",
+        "height": 32,
+        "width": 28,
+    }
+    values |= {"scale": 1 / 128, "offset": 127.5, "channel_order": "BGR", "mirror": "none"}
+    values |= changes
+    shape = [values["height"], values["width"], 3]
+    return PresetConfig(**values, arguments={"input_shape": shape})
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +54,7 @@ def backbone():
 
 @pytest.fixture(scope="session")
 def embedder(backbone):
-    return types.SimpleNamespace(backbone=backbone, config=config())
+    return FaceEmbedder(backbone, config())
 
 
 @pytest.fixture(scope="session")

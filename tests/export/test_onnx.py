@@ -2,11 +2,11 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
 import sys
-import types
 
 import keras
 import numpy as np
@@ -16,6 +16,7 @@ import pytest
 
 import spherekeras as sk
 from spherekeras import presets
+from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import ExportError
 from spherekeras.export import parity, to_onnx
 from spherekeras.presets import PresetConfig
@@ -53,7 +54,7 @@ def test_file_computes_the_embedding_at_any_batch(embedder, crops, oracle, tmp_p
 
 @pytest.mark.parametrize("mirror", ["sum", "concat"])
 def test_the_mirror_rule_is_inside(embedder, configured, crops, oracle, tmp_path, mirror):
-    mirrored = types.SimpleNamespace(backbone=embedder.backbone, config=configured(mirror=mirror))
+    mirrored = FaceEmbedder(embedder.backbone, configured(mirror=mirror))
     to_onnx(mirrored, tmp_path / "a.onnx", "NCHW")
     got = run(tmp_path / "a.onnx", crops.transpose(0, 3, 1, 2))
     np.testing.assert_allclose(got, oracle(crops, mirror), atol=2e-6)
@@ -107,13 +108,28 @@ def test_names_are_those_of_the_structure(embedder, tmp_path):
     assert {constant.name for constant in graph.initializer} <= used
 
 
+def test_the_file_says_what_it_is(embedder, tmp_path):
+    thresholds = [{"far": 0.01, "threshold": 0.5, "tar": 0.7, "data": "a test"}]
+    known = {"name": "tiny", "weights_licence": "CC0-1.0", "thresholds": thresholds}
+    faces = FaceEmbedder(embedder.backbone, embedder.config, known)
+    to_onnx(faces, tmp_path / "a.onnx", "NCHW", pixels="uint8")
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    told = session.get_modelmeta().custom_metadata_map
+    assert (told["name"], told["license"]) == ("tiny", "CC0-1.0")
+    assert told["thresholds"] == "Thresholds on the cosine: 0.5000 at FAR 0.01."
+    note = json.loads(told["preset.json"])
+    assert note["metadata"] == known and note["config"]["channel_order"] == "BGR"
+    assert (note["layout"], note["pixels"], note["wide"]) == ("NCHW", "uint8", False)
+
+
 def test_two_exports_are_the_same_bytes_whatever_the_hash_seed(embedder, tmp_path):
     folder = pathlib.Path(__file__).parent
     code = (
-        f"import sys, types; sys.path.insert(0, {str(folder)!r})\n"
+        f"import sys; sys.path.insert(0, {str(folder)!r})\n"
         "import conftest\n"
         "from spherekeras.export import to_onnx\n"
-        "embedder = types.SimpleNamespace(backbone=conftest.network(), config=conftest.config())\n"
+        "from spherekeras.embedder import FaceEmbedder\n"
+        "embedder = FaceEmbedder(conftest.network(), conftest.config())\n"
         f"to_onnx(embedder, {str(tmp_path / 'other.onnx')!r})\n"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "3"}
@@ -179,9 +195,7 @@ def test_a_plain_model_has_no_pixels(backbone, tmp_path):
 def test_an_embedding_that_is_a_flattened_map_keeps_its_order(configured, crops, tmp_path, mirror):
     image = keras.Input((32, 28, 3))
     flat = keras.layers.Flatten()(keras.layers.Conv2D(4, 9, strides=9)(image))
-    faces = types.SimpleNamespace(
-        backbone=keras.Model(image, flat), config=configured(mirror=mirror)
-    )
+    faces = FaceEmbedder(keras.Model(image, flat), configured(mirror=mirror))
     to_onnx(faces, tmp_path / "a.onnx", "NCHW")
     scaled = (crops[..., ::-1] - 127.5).astype("float32") / 128
     wanted = np.asarray(faces.backbone(scaled))

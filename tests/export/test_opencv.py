@@ -1,4 +1,4 @@
-"""Our ONNX files in OpenCV: its `dnn` module, and its face recogniser fed ours as a drop-in."""
+"""Our files in OpenCV: its `dnn` module, and its face recogniser fed our ONNX as a drop-in."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 import spherekeras as sk
 from spherekeras import presets
-from spherekeras.export import to_onnx
+from spherekeras.export import to_onnx, to_tflite
 from spherekeras.presets import PresetConfig
 
 
@@ -45,6 +45,18 @@ def test_dnn_gives_the_embedding(embedder, wide, tmp_path):
     for crop, wanted in zip(crops, embedder.embed(crops), strict=True):
         net.setInput(crop.transpose(2, 0, 1)[None].astype("float32"))
         assert float(net.forward()[0] @ wanted) >= 0.999999
+
+
+@pytest.mark.parametrize("quantization", ["float32", "float16"])
+def test_dnn_runs_tflite_files_too(embedder, wide, tmp_path, quantization):
+    to_tflite(embedder, tmp_path / "a.tflite", quantization)
+    crops = np.ascontiguousarray(wide[:, :, 8:104])
+    net = cv2.dnn.readNetFromTFLite(str(tmp_path / "a.tflite"))
+    for crop, wanted in zip(crops, embedder.embed(crops), strict=True):
+        net.setInput(crop.transpose(2, 0, 1)[None].astype("float32"))
+        assert float(net.forward()[0] @ wanted) >= (
+            0.9999 if quantization == "float16" else 0.999999
+        )
 
 
 def test_the_face_recogniser_takes_it_as_a_drop_in(embedder, wide, tmp_path):

@@ -4,12 +4,12 @@ import dataclasses
 import os
 import subprocess
 import sys
-import types
 
 import keras
 import numpy as np
 import pytest
 
+from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import ExportError
 from spherekeras.export import serving
 
@@ -26,7 +26,7 @@ def test_reference_is_the_same_from_its_parts(embedder, crops, oracle):
 
 @pytest.mark.parametrize(("mirror", "dim"), [("sum", 16), ("concat", 32)])
 def test_the_mirror_rule_is_inside(backbone, configured, crops, oracle, mirror, dim):
-    embedder = types.SimpleNamespace(backbone=backbone, config=configured(mirror=mirror))
+    embedder = FaceEmbedder(backbone, configured(mirror=mirror))
     subject = serving.served(embedder)
     expected = oracle(crops, mirror)
     assert expected.shape == (12, dim)
@@ -52,7 +52,7 @@ def test_preprocessing_orders_and_scales(order, configured):
     backbone = keras.Model(crop, keras.layers.GlobalAveragePooling2D()(crop))
     config = configured(height=4, width=4, scale=1 / 127.5, channel_order=order)
     pixels = np.broadcast_to(np.float32([255, 127.5, 0]), (1, 4, 4, 3))
-    subject = serving.served(types.SimpleNamespace(backbone=backbone, config=config))
+    subject = serving.served(FaceEmbedder(backbone, config))
     seen = np.array([[1, 0, -1]]) if order == "RGB" else np.array([[-1, 0, 1]])
     np.testing.assert_allclose(subject.model(pixels), seen / np.sqrt(2), atol=1e-6)
     np.testing.assert_allclose(subject.reference(pixels), seen / np.sqrt(2), atol=1e-6)
@@ -62,7 +62,7 @@ def test_embedding_of_zero_stays_finite(embedder):
     crop = keras.Input((32, 28, 3))
     zeros = keras.layers.Dense(4, kernel_initializer="zeros")
     backbone = keras.Model(crop, zeros(keras.layers.Flatten()(crop)))
-    subject = serving.served(types.SimpleNamespace(backbone=backbone, config=embedder.config))
+    subject = serving.served(FaceEmbedder(backbone, embedder.config))
     np.testing.assert_array_equal(subject.model(np.ones((1, 32, 28, 3), "float32")), 0)
 
 
@@ -117,16 +117,6 @@ def test_refused_models(model, message):
     with pytest.raises(ExportError) as error:
         serving.served(model())
     assert str(error.value) == message
-
-
-def test_refused_channel_order(backbone, configured):
-    config = configured(channel_order="GBR")
-    with pytest.raises(ExportError) as error:
-        serving.served(types.SimpleNamespace(backbone=backbone, config=config))
-    assert str(error.value) == (
-        'channel_order expects "RGB" or "BGR". Received: \'GBR\'. '
-        'Set it in config.json: `"channel_order": "RGB"`.'
-    )
 
 
 def test_other_backends_are_refused(monkeypatch):

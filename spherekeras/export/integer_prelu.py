@@ -1,0 +1,53 @@
+"""PReLU in a form that integers compute fast.
+
+XNNPACK has no PReLU on int8, and what runs it in its place is slow: a MobileFaceNet took 24.4 ms
+with it, 3.4 ms in float32 and 3.6 ms as below (one thread, one run, Xeon with AMX).
+"""
+
+from typing import Any
+
+
+def integer_prelu(model: Any) -> Any:
+    """Returns a model with the same outputs, every PReLU spelled with operators that quantise.
+
+    `max(x, a x)` where all slopes are at most 1, else `x + (a - 1) min(x, 0)`.
+
+    Args:
+        model: a functional `keras.Model`; models inside it are gone through as well.
+    """
+    import keras
+    from keras import ops
+
+    class IntegerPReLU(keras.layers.Layer):
+        """PReLU with fixed slopes."""
+
+        def __init__(self, slopes: Any, **options: Any) -> None:
+            super().__init__(**options)
+            self.slopes = slopes
+
+        def call(self, inputs: Any) -> Any:
+            if self.slopes.max() <= 1.0:
+                return ops.maximum(inputs, inputs * self.slopes)
+            return inputs + (self.slopes - 1.0) * ops.minimum(inputs, 0.0)
+
+    def spelled(layer: Any) -> Any:
+        if isinstance(layer, keras.layers.PReLU):
+            return IntegerPReLU(layer.get_weights()[0][None], name=layer.name)
+        return type(layer).from_config(layer.get_config())
+
+    copy = keras.models.clone_model(model, clone_function=spelled, recursive=True)
+    kept = [layer for layer in _leaves(model) if not isinstance(layer, keras.layers.PReLU)]
+    ours = [layer for layer in _leaves(copy) if not isinstance(layer, IntegerPReLU)]
+    for target, source in zip(ours, kept, strict=True):
+        target.set_weights(source.get_weights())
+    return copy
+
+
+def _leaves(model: Any) -> list[Any]:
+    import keras
+
+    return [
+        leaf
+        for layer in model.layers
+        for leaf in (_leaves(layer) if isinstance(layer, keras.Model) else [layer])
+    ]

@@ -1,0 +1,217 @@
+"""What the files of a preset still recognise: each measured through the file itself."""
+
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from spherekeras import card, presets, publishing, teacher
+from spherekeras.data import pipeline
+from spherekeras.data.records import Records
+from spherekeras.embedder import FaceEmbedder
+from spherekeras.errors import ExportError, PresetError
+from spherekeras.evaluation import VerificationResult, held_out, lfw
+from spherekeras.evaluation.crops import MIRRORS
+from spherekeras.export import parity, to_onnx, to_tflite
+from spherekeras.latency import ROUNDS, processor
+from spherekeras.litert import LiteRTModel
+
+CARRIED = "float16"  # the weights are stored so; the file loses nothing
+_MOST_BYTES = 16_000_000  # of the file that a preset carries
+_CROPS = 500  # whose cosines are told
+_CALIBRATING = 300
+_FARS = ("0.01", "0.001")
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def measure_files(
+    preset: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    people: Records,
+    detector: Any = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> pathlib.Path:
+    """Exports a published preset at every precision, measures the files, and keeps what they do.
+
+    For each: size, cosine with Keras on 500 crops, LFW view 2 through the file and its change
+    against Keras, time on one and two threads, and thresholds of its own on the people held out,
+    which `to_tflite` writes into the files it makes of this preset from then on. The preset then
+    carries its float16 file, unless that is over 16 MB.
+
+    Args:
+        preset: name or folder, published.
+        data: LFW, folder or zip.
+        people: the records of `publish`.
+        detector: of faces, see `FaceEmbedder`.
+        progress: called with (done, total) photographs, for one file after the other.
+
+    Returns:
+        The preset's folder.
+
+    Raises:
+        PresetError: a preset that was not published.
+        ExportError: a float16 or ONNX file out of tolerance; another is left out with its reason.
+        DataError: LFW or the records cannot be used.
+    """
+    faces = FaceEmbedder.from_preset(preset, detector)
+    folder = presets.find_preset(preset)
+    if faces.metadata.get("measured") != presets.stamp(folder):
+        raise PresetError(
+            f"{folder} was not published with these weights. First: `spherekeras zoo publish "
+            f"{folder} --data LFW --out {folder}`."
+        )
+    faces.metadata.pop("files", None)
+    positions, names, who, how = publishing.held_out_people(faces, people)
+    strangers = teacher.turned(people, positions, faces.config)
+    known, _ = pipeline.split(people, validation=publishing.validation_share(faces))
+    spread = np.linspace(0, len(known) - 1, _CALIBRATING).astype(int)
+    calibrating = teacher.turned(people, known[spread], faces.config)
+    chosen = strangers[np.linspace(0, len(strangers) - 1, _CROPS).astype(int)]
+    crops: dict[str, np.ndarray] = {}
+
+    def tested(run: Run) -> VerificationResult:
+        through: Any = _Through(publishing.Seen(faces, crops), run)
+        mirror = "concat" if faces.config.mirror == "none" else "none"
+        return lfw(through, data, mirror=mirror, progress=progress)
+
+    def keras(batch: np.ndarray) -> np.ndarray:
+        return faces.embed_crops(batch, faces.config.mirror, True)
+
+    base, wanted = tested(keras), keras(chosen)
+    rows: list[dict[str, Any]] = []
+    models: list[tuple[LiteRTModel, ...]] = []
+    timed = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for quantization in parity.TOLERANCES:
+            name = f"TFLite {quantization}"
+            path = pathlib.Path(scratch) / f"{quantization}.tflite"
+            try:
+                report = to_tflite(
+                    faces, path, quantization, calibrating if quantization == "int8" else chosen
+                )
+            except ExportError as error:
+                rows.append({"name": name, "refused": str(error).split(" over ")[0]})
+                continue
+            models.append(tuple(LiteRTModel(path, threads) for threads in (1, 2)))
+            run = models[-1][1]
+            through: Any = _Through(faces, run)
+            own = held_out(through, strangers, names, who=who, how=how).to_metadata()
+            row = _row(name, report, run, tested(run), base, chosen, wanted)
+            rows.append({**row, "quantization": quantization, "thresholds": own["thresholds"]})
+            timed.append(rows[-1])
+        path = pathlib.Path(scratch) / "a.onnx"
+        report, onnx = to_onnx(faces, path, layout="NCHW"), _onnx(path)
+        rows.append(_row("ONNX float32", report, onnx, tested(onnx), base, chosen, wanted))
+        for row, milliseconds in zip(timed, _times(models, chosen[:1]), strict=True):
+            row["milliseconds"] = milliseconds
+        faces.metadata["files"] = {
+            "rows": rows,
+            "how": f"{base.pairs:,} pairs of LFW view 2, {MIRRORS['concat']}, each of unit length "
+            f"(so computed, Keras reaches {card.percent(base.accuracy)}); cosines on {_CROPS:,} "
+            f"crops of {who}; int8 calibrated on {_CALIBRATING} crops of training; milliseconds "
+            f"of one crop on one and two threads, all files by turns, median of {ROUNDS}, "
+            f"{processor()}; {_versions()}",
+        }
+        path = pathlib.Path(scratch) / presets.TFLITE
+        light = to_tflite(faces, path, CARRIED)
+        content = path.read_bytes() if light.size_bytes <= _MOST_BYTES else None
+    metadata = faces.metadata
+    presets.write_preset(
+        folder,
+        {
+            "metadata.json": presets.to_json(metadata),
+            "README.md": card.card(metadata, faces.config),
+            presets.TFLITE: content,
+        },
+    )
+    return folder
+
+
+class _Through:
+    """The embedder's own crops, embedded by a file; what a mirror rule joins has unit length."""
+
+    def __init__(self, faces: Any, run: Run) -> None:
+        self._faces, self._run = faces, run
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._faces, name)
+
+    def embed_crops(self, crops: np.ndarray, mirror: str, normalize: bool) -> np.ndarray:
+        """Returns embeddings; `normalize` is met where nothing is joined."""
+        rows = self._run(crops)
+        if mirror == "concat":
+            rows = np.concatenate([rows, self._run(crops[:, :, ::-1])], axis=1)
+        return rows
+
+
+def _row(
+    name: str,
+    report: parity.ExportReport,
+    run: Run,
+    test: VerificationResult,
+    base: VerificationResult,
+    crops: np.ndarray,
+    wanted: np.ndarray,
+) -> dict[str, Any]:
+    tars, before = test.to_dict()["tar_at_far"], base.to_dict()["tar_at_far"]
+    return {
+        "name": name,
+        "bytes": report.size_bytes,
+        "runs": report.runs,
+        "min_cosine": round(float(np.sum(run(crops) * wanted, axis=1).min()), 7),
+        "accuracy": round(test.accuracy, 6),
+        "change": round(test.accuracy - base.accuracy, 6),
+        "tar_change": {
+            far: round(tars[far] - before[far], 6)
+            for far in _FARS
+            if tars.get(far) is not None and before.get(far) is not None
+        },
+    }
+
+
+def _times(models: list[tuple[LiteRTModel, ...]], crop: np.ndarray) -> list[list[float]]:
+    """Milliseconds of each file on one and two threads."""
+    runs = [run for pair in models for run in pair]
+    pixels = crop.astype(np.float32)
+    times = np.zeros((ROUNDS + 1, len(runs)))
+    for turn in times:
+        for number, run in enumerate(runs):
+            started = time.perf_counter()
+            run(pixels)
+            turn[number] = 1000 * (time.perf_counter() - started)
+    medians = np.median(times[1:], axis=0).round(2).reshape(len(models), -1)
+    return [[float(value) for value in row] for row in medians]
+
+
+def _onnx(path: pathlib.Path) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        os.fspath(path), options, providers=["CPUExecutionProvider"]
+    )
+
+    def run(crops: np.ndarray) -> np.ndarray:
+        given = np.ascontiguousarray(crops.transpose(0, 3, 1, 2), np.float32)
+        return np.asarray(session.run(None, {"image": given})[0])
+
+    return run
+
+
+def _versions() -> str:
+    from importlib.metadata import version
+
+    known = publishing.versions()
+    packages = ("ai-edge-litert", "onnxruntime", "tensorflow-cpu", "tensorflow")
+    for package in packages:
+        try:
+            known[package] = version(package)
+        except ModuleNotFoundError:
+            continue
+    return ", ".join(f"{key} {value}" for key, value in known.items())
