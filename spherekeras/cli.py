@@ -50,7 +50,6 @@ _EXTRAS = {
     "absl": "tensorflow",
     "h5py": "tensorflow",
     "keras": "tensorflow",
-    "mtcnn": "mtcnn",
     "onnx": "export",
     "onnxruntime": "export",
     "tensorboard": "train",

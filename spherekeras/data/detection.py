@@ -5,16 +5,14 @@ import dataclasses
 import difflib
 import os
 import pathlib
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from spherekeras.data import alignment, images
+from spherekeras.data import alignment, images, mtcnn
 from spherekeras.errors import DataError
-from spherekeras.terminal import silenced
 
 _MIRROR_ORDER = [1, 0, 2, 4, 3]
 _LANDMARKS = np.array(alignment.TEMPLATES["arcface_112x112"].landmarks) - [55.5, 55.5]
@@ -69,31 +67,27 @@ class Detector(Protocol):
 class MtcnnDetector:
     """The three-stage detector that SphereFace was trained and tested with.
 
-    From the package `mtcnn`, its weights included; imports TensorFlow when built. Pictures
-    are brought to a long side of 160 to 1024 pixels, and faces of 20 pixels there are found.
-    Where none is, it looks again at half and twice that size, then at all three sizes with the
-    thresholds of its stages lowered from 0.6, 0.7, 0.8 to 0.5, 0.6, 0.6.
+    Its weights lie in the package `mtcnn`, which is read and not imported: LiteRT runs the
+    networks, with no TensorFlow. Pictures are brought to a long side of 160 to 1024 pixels, and
+    faces of 20 pixels there are found. Where none is, it looks again at half and twice that size,
+    then at all three sizes with the thresholds of its stages lowered from 0.6, 0.7, 0.8 to 0.5,
+    0.6, 0.6.
+
+    One `MtcnnDetector` can be shared by all threads; each that calls `detect` gets its own
+    networks (a millisecond to build, once).
 
     Raises:
-        DataError: the package `mtcnn` is not installed.
+        DataError: the package `mtcnn` is not installed, or its weights are not as expected.
 
     Source: Zhang et al., Joint Face Detection and Alignment using Multi-task Cascaded
     Convolutional Networks, 2016.
     """
 
     name = "mtcnn"
-    thread_safe = False
+    thread_safe = True
 
     def __init__(self) -> None:
-        try:
-            with _quiet_import("tensorflow"):
-                import mtcnn
-        except ImportError as error:
-            raise DataError(
-                f"The detector 'mtcnn' needs the package `{error.name}`. Install it: "
-                '`pip install "spherekeras[mtcnn]"`; or name a YuNet model file.'
-            ) from error
-        self._network = mtcnn.MTCNN()
+        self._cascade = mtcnn.Mtcnn()
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Returns the faces of an RGB uint8 `(h, w, 3)` picture, the best score first."""
@@ -101,22 +95,12 @@ class MtcnnDetector:
         long = min(max(*image.shape[:2], 160), 1024)
         for size, sure in _LOOKS:
             small, ratio = _resized(image, round(long * size))
-            first, second, third = (0.6, 0.7, 0.8) if sure else (0.5, 0.6, 0.6)
-            found = self._network.detect_faces(
-                small,
-                output_type="numpy",
-                box_format="xyxy",
-                fit_to_image=False,
-                threshold_pnet=first,
-                threshold_rnet=second,
-                threshold_onet=third,
-            )
-            rows = np.asarray(found, np.float64)
-            if len(rows):
+            thresholds = (0.6, 0.7, 0.8) if sure else (0.5, 0.6, 0.6)
+            corners, landmarks, scores = self._cascade(small, thresholds)
+            if len(scores):
                 break
-        corners = (rows[:, 1:5].reshape(-1, 2, 2) + 0.5) * ratio - 0.5
-        landmarks = (np.stack([rows[:, 6:11], rows[:, 11:16]], axis=-1) + 0.5) * ratio - 0.5
-        return _faces(corners, landmarks, rows[:, 5])
+        corners, landmarks = ((pixels + 0.5) * ratio - 0.5 for pixels in (corners, landmarks))
+        return _faces(corners, landmarks, scores)
 
 
 class YuNetDetector:
@@ -266,7 +250,7 @@ def load_detector(name: str = "auto", model: str | os.PathLike[str] | None = Non
 
     Raises:
         DataError: unknown name, "yunet" with no model file, a missing or damaged one, or
-            the package `mtcnn` is not installed.
+            the package `mtcnn` is not installed or damaged.
     """
     model = model or os.environ.get("SPHEREKERAS_YUNET")
     if name == "auto":
@@ -397,14 +381,3 @@ def _quiet_opencv() -> Iterator[None]:
             yield
         finally:
             logging.setLogLevel(level)
-
-
-@contextlib.contextmanager
-def _quiet_import(module: str) -> Iterator[None]:
-    """Keeps what a library's compiled code prints while it loads off standard error."""
-    if module in sys.modules:
-        yield
-        return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with silenced():
-        yield

@@ -319,20 +319,22 @@ def test_the_error_of_mtcnn_on_drawn_faces_stays_within_its_bounds(mtcnn, drawn)
 
 
 def test_mtcnn_looks_again_at_other_sizes_and_then_less_sure():
-    """A stand-in for the network finds a face at the last look only."""
+    """A stand-in for the cascade finds a face at the last look only."""
     seen = []
 
-    class Network:
-        def detect_faces(self, image, threshold_onet=0.8, **options):
-            seen.append((image.shape[:2], threshold_onet))
-            row = [0, 9.5, 9.5, 19.5, 19.5, 0.7, *[11.5] * 5, *[13.5] * 5]
-            return np.array([row] if len(seen) == 6 else np.zeros((0, 16)))
+    def cascade(image, thresholds):
+        seen.append((image.shape[:2], thresholds))
+        count = int(len(seen) == 6)
+        corners, landmarks = [[[9.5, 9.5], [19.5, 19.5]]], [[[11.5, 13.5]] * 5]
+        return np.array(corners)[:count], np.array(landmarks)[:count], np.array([0.7])[:count]
 
     detector = detection.MtcnnDetector.__new__(detection.MtcnnDetector)
-    detector._network = Network()
+    detector._cascade = cascade
     (face,) = detector.detect(np.zeros((100, 200, 3), np.uint8))
     sizes = [(100, 200), (50, 100), (200, 400)]
-    assert seen == [(size, 0.8) for size in sizes] + [(size, 0.6) for size in sizes]
+    assert seen == [
+        (size, thresholds) for thresholds in ((0.6, 0.7, 0.8), (0.5, 0.6, 0.6)) for size in sizes
+    ]
     assert face.box == (4.5, 4.5, 5.0, 5.0)
     np.testing.assert_allclose(face.landmarks, [[5.5, 6.5]] * 5)
 

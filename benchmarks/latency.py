@@ -1,0 +1,107 @@
+"""What a crop costs: every file format and precision, on one and two threads, all in one run.
+
+    python benchmarks/latency.py PRESET RECORDS
+
+The runs take turns, so what else the machine does falls on all alike. The CSV has the median of 41
+turns, its ratio to float32 TFLite on one thread, and the multiplications a second that it means,
+counted in the float network: integers do the same work in other operations.
+"""
+
+import csv
+import os
+import pathlib
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import cv2
+import numpy as np
+import onnxruntime
+
+import spherekeras as sk
+from spherekeras.complexity import multiplications
+from spherekeras.data.records import open_records
+from spherekeras.export import parity
+from spherekeras.latency import processor
+from spherekeras.litert import LiteRTModel
+from spherekeras.teacher import turned
+
+ROUNDS = 41
+OUT = pathlib.Path(__file__).with_suffix(".csv")
+THREADS = (1, 2)
+
+
+def runs_of(
+    faces: sk.FaceEmbedder, crops: np.ndarray, folder: pathlib.Path
+) -> dict[tuple[str, int, int], Callable[[], object]]:
+    """Returns what embeds one crop, by (format and precision, threads, bytes of the file)."""
+    pixels = crops[:1].astype(np.float32)
+    channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    found: dict[tuple[str, int, int], Callable[[], object]] = {}
+    for quantization in parity.TOLERANCES:
+        path = folder / f"{quantization}.tflite"
+        report = sk.export.to_tflite(faces, path, quantization, crops)
+        for threads in THREADS:
+            model = LiteRTModel(path, threads)
+            found[f"TFLite {quantization}", threads, report.size_bytes] = lambda m=model: m(pixels)
+    for layout, given in (("NHWC", pixels), ("NCHW", channels_first)):
+        path = folder / f"{layout}.onnx"
+        report = sk.export.to_onnx(faces, path, layout)
+        for threads in THREADS:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
+            key = (f"ONNX {layout}, ONNX Runtime", threads, report.size_bytes)
+            found[key] = lambda s=session, g=given: s.run(None, {"image": g})
+    network = cv2.dnn.readNetFromONNX(str(path))
+
+    def opencv(threads: int) -> None:
+        cv2.setNumThreads(threads)
+        network.setInput(channels_first)
+        network.forward()
+
+    for threads in THREADS:
+        key = ("ONNX NCHW, OpenCV dnn", threads, report.size_bytes)
+        found[key] = lambda t=threads: opencv(t)
+    return found
+
+
+def main(preset: str, records: str) -> None:
+    """Measures, prints and writes the CSV."""
+    faces, people = sk.load_preset(preset), open_records(records)
+    chosen = np.arange(0, len(people), max(1, len(people) // 200))
+    crops = turned(people, chosen, faces.config)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = runs_of(faces, crops, pathlib.Path(folder))
+        times = np.zeros((ROUNDS + 3, len(runs)))
+        for turn in times:
+            for number, run in enumerate(runs.values()):
+                started = time.perf_counter()
+                run()
+                turn[number] = 1000 * (time.perf_counter() - started)
+    medians = np.median(times[3:], axis=0)
+    count = multiplications(faces.backbone)
+    packages = ("ai-edge-litert", "onnxruntime", "opencv-python-headless", "keras")
+    told = {
+        "preset": pathlib.Path(preset).name,
+        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+    head = ["file", "threads", "megabytes", "milliseconds", "ratio", "multiplications_a_ns", *told]
+    with OUT.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(head)
+        for (name, threads, size), median in zip(runs, medians, strict=True):
+            numbers = (f"{size / 1e6:.2f}", f"{median:.2f}", f"{median / medians[0]:.2f}")
+            rows.writerow([name, threads, *numbers, f"{count / median / 1e6:.0f}", *told.values()])
+            print(f"{name:28} {threads}  {'  '.join(numbers)}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
