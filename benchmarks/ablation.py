@@ -20,7 +20,7 @@ from spherekeras.data import detection
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.evaluation import lfw
 from spherekeras.files import atomic_path
-from spherekeras.latency import processor
+from spherekeras.provenance import processor, versions
 from spherekeras.training import train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -89,7 +89,7 @@ def main() -> None:
                 "high": f"{high:.4f}",
                 "lfw_view_1_auc": f"{result.auc:.5f}",
                 "machine": processor(),
-                **publishing.versions(),
+                **versions(),
             }
         )
         print({key: rows[-1][key] for key in list(rows[-1])[:10]}, flush=True)

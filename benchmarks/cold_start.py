@@ -11,12 +11,13 @@ import pathlib
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 
 import numpy as np
 
-from spherekeras.latency import processor
+from spherekeras.provenance import processor
 
 ROUNDS = 9
 OUT = pathlib.Path(__file__).with_suffix(".csv")
@@ -25,14 +26,16 @@ OUT = pathlib.Path(__file__).with_suffix(".csv")
 def once(preset: str, pictures: list[str], model: str, runtime: str) -> tuple[float, float]:
     """Returns seconds and megabytes of one answer."""
     command = [sys.executable, "-m", "spherekeras", "verify", *pictures, "--preset", preset]
-    command += ["--runtime", runtime, "--detector-model", model]
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in (0, 1):
-        raise SystemExit(f"{' '.join(command)} failed")
+    command += ["--runtime", runtime, "--detector-model", model, "--json"]
+    with tempfile.TemporaryFile() as answer:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=answer)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        answer.seek(0)
+        if b"similarity" not in answer.read():
+            raise SystemExit(f"{' '.join(command)} gave no answer")
     return seconds, usage.ru_maxrss / 1000
 
 

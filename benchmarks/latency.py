@@ -25,8 +25,8 @@ import spherekeras as sk
 from spherekeras.complexity import multiplications
 from spherekeras.data.records import open_records
 from spherekeras.export import parity
-from spherekeras.latency import processor
 from spherekeras.litert import LiteRTModel
+from spherekeras.provenance import processor
 from spherekeras.teacher import turned
 
 ROUNDS = 41

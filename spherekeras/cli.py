@@ -338,17 +338,21 @@ def _measured_by(options: argparse.Namespace, faces: Any, name: str) -> dict[str
     """Preset, versions, machine and command of a measurement, for a page."""
     import platform
 
-    from spherekeras import publishing
+    from spherekeras import presets, provenance
     from spherekeras.files import sha256
 
     data = pathlib.Path(options.data).resolve().name
-    weights = faces.folder / "model.weights.h5" if faces.folder else options.preset
+    weights = pathlib.Path(options.preset)
+    if faces.folder:
+        weights = faces.folder / (presets.TFLITE if faces.unit_parts else "model.weights.h5")
+    runtime = " --runtime litert" if faces.folder and faces.unit_parts else ""
     return {
         "preset": f"{name}, weights {sha256(weights)[:16]} (SHA-256)",
         "spherekeras": __version__,
-        **publishing.versions(),
+        **provenance.versions(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "command": f"spherekeras evaluate {name} --protocol {options.protocol} --data {data}",
+        "command": f"spherekeras evaluate {name} --protocol {options.protocol} --data {data}"
+        + runtime,
     }
 
 

@@ -107,12 +107,13 @@ class FaceEmbedder:
         folder = presets.find_preset(name_or_folder)
         presets.check_files(folder)
         config = presets.read_config(folder)
-        backbone = (
-            presets.read_weights(folder, config)
-            if runtime == "keras"
-            else _read_file(folder, config)
-        )
-        return cls(backbone, config, presets.read_metadata(folder), detector, folder)
+        metadata = presets.read_metadata(folder)
+        if runtime == "keras":
+            return cls(presets.read_weights(folder, config), config, metadata, detector, folder)
+        model = _read_file(folder, config)
+        for key in ("thresholds", "calibration"):  # the file has its own
+            metadata.pop(key, None)
+        return cls(model, config, {**metadata, **model.note["metadata"]}, detector, folder)
 
     @classmethod
     def from_tflite(cls, path: str | os.PathLike[str], detector: Any = None) -> "FaceEmbedder":
@@ -137,6 +138,11 @@ class FaceEmbedder:
         config = presets.config_of(model.note["config"], path)
         _check_shape(model, config, path)
         return cls(model, config, model.note["metadata"], detector)
+
+    @property
+    def unit_parts(self) -> bool:
+        """Whether even the parts that a mirror rule joins have unit length, as on LiteRT."""
+        return isinstance(self.backbone, LiteRTModel)
 
     @property
     def detector(self) -> Any:
@@ -325,6 +331,22 @@ class FaceEmbedder:
             embeddings = embeddings / np.maximum(length, 1e-12)
         return embeddings
 
+    def stated(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Returns what is known of these very weights: the metadata, and the preset's stamp.
+
+        Where weights or config have changed since they were loaded, the metadata is less what was
+        measured, and there is no stamp.
+        """
+        if self.folder is None:
+            return self.metadata, {}
+        with tempfile.TemporaryDirectory() as scratch:
+            path = pathlib.Path(scratch) / "model.weights.h5"
+            presets.write_weights(self.backbone, path)
+            loaded = self._are_loaded(path.read_bytes())
+        if loaded:
+            return self.metadata, presets.stamp(self.folder)
+        return {k: v for k, v in self.metadata.items() if k not in presets.MEASURED}, {}
+
     def save_preset(
         self,
         folder: str | os.PathLike[str],
@@ -385,7 +407,7 @@ class FaceEmbedder:
             {
                 "model.weights.h5": weights,
                 "config.json": config,
-                presets.TFLITE: self._own_file(stamp),
+                presets.TFLITE: self._own_file(known, stamp),
                 "metadata.json": presets.to_json(known),
                 "recipe.toml": recipe,
                 "README.md": card.card(known, self.config),
@@ -398,10 +420,13 @@ class FaceEmbedder:
         """Compares with the golden vectors and returns the largest difference.
 
         Raises:
-            PresetError: a difference over 1e-4, or no preset folder.
+            PresetError: a difference over 1e-4, no preset folder, or a TFLite file with a mirror
+                rule, which golden vectors are without.
         """
         if self.folder is None:
             raise PresetError("Only an embedder loaded from a preset has golden vectors.")
+        if isinstance(self.backbone, LiteRTModel) and self.config.mirror != "none":
+            raise PresetError("A TFLite file that joins mirror images has no golden vectors.")
         with np.load(self.folder / "golden.npz", allow_pickle=False) as golden:
             ours = self.embed_crops(golden["crops"])
             difference = float(np.max(np.abs(ours - golden["embeddings"])))
@@ -432,13 +457,15 @@ class FaceEmbedder:
         embeddings = keras.ops.convert_to_numpy(self.backbone.predict_on_batch(padded))
         return np.asarray(embeddings[: len(crops)], np.float32)
 
-    def _own_file(self, stamp: dict[str, str]) -> bytes | None:
-        """The TFLite file that this embedder was loaded with, if it is of these weights."""
+    def _own_file(self, known: dict[str, Any], stamp: dict[str, str]) -> bytes | None:
+        """The TFLite file beside the loaded weights, if it says what is known of these."""
         path = self.folder / presets.TFLITE if self.folder else None
         if path is None or not path.is_file():
             return None
         model = LiteRTModel(path)
-        return model.content if model.note["preset"] == stamp else None
+        wanted = presets.note_of(self.config, known, stamp, str(model.note.get("quantization")))
+        said = {key: model.note.get(key) for key in wanted}
+        return model.content if said == json.loads(json.dumps(wanted)) else None
 
     def _are_loaded(self, weights: bytes) -> bool:
         """Whether weights and config are what this embedder came with (or was made with)."""
@@ -471,10 +498,12 @@ def _read_file(folder: pathlib.Path, config: PresetConfig) -> LiteRTModel:
 
 
 def _check_shape(model: LiteRTModel, config: PresetConfig, path: str | os.PathLike[str]) -> None:
-    if model.input_shape != (config.height, config.width, 3):
+    wanted = (config.height, config.width, 3)
+    if model.input_shape != wanted or model.dtype != np.float32 or len(model.output_shape) != 2:
         raise PresetError(
-            f"{os.fspath(path)} takes inputs of shape {model.input_shape}, its preset makes crops "
-            f"of {(config.height, config.width, 3)}. Write the file anew."
+            f"{os.fspath(path)} takes {model.dtype} of shape {model.input_shape} and gives "
+            f"{model.output_shape[1:]}; its preset makes crops of {wanted}, float32, for one "
+            "embedding each. Write the file anew."
         )
 
 

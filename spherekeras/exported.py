@@ -17,8 +17,9 @@ from spherekeras.errors import ExportError, PresetError
 from spherekeras.evaluation import VerificationResult, held_out, lfw
 from spherekeras.evaluation.crops import MIRRORS
 from spherekeras.export import parity, to_onnx, to_tflite
-from spherekeras.latency import ROUNDS, processor
+from spherekeras.latency import ROUNDS
 from spherekeras.litert import LiteRTModel
+from spherekeras.provenance import processor, versions
 
 CARRIED = "float16"  # the weights are stored so; the file loses nothing
 _MOST_BYTES = 16_000_000  # of the file that a preset carries
@@ -76,8 +77,7 @@ def measure_files(
 
     def tested(run: Run) -> VerificationResult:
         through: Any = _Through(publishing.Seen(faces, crops), run)
-        mirror = "concat" if faces.config.mirror == "none" else "none"
-        return lfw(through, data, mirror=mirror, progress=progress)
+        return lfw(through, data, mirror="concat", progress=progress)
 
     def keras(batch: np.ndarray) -> np.ndarray:
         return faces.embed_crops(batch, faces.config.mirror, True)
@@ -109,13 +109,14 @@ def measure_files(
         rows.append(_row("ONNX float32", report, onnx, tested(onnx), base, chosen, wanted))
         for row, milliseconds in zip(timed, _times(models, chosen[:1]), strict=True):
             row["milliseconds"] = milliseconds
+        rule = faces.config.mirror if faces.config.mirror != "none" else "concat"
         faces.metadata["files"] = {
             "rows": rows,
-            "how": f"{base.pairs:,} pairs of LFW view 2, {MIRRORS['concat']}, each of unit length "
+            "how": f"{base.pairs:,} pairs of LFW view 2, {MIRRORS[rule]}, each of unit length "
             f"(so computed, Keras reaches {card.percent(base.accuracy)}); cosines on {_CROPS:,} "
             f"crops of {who}; int8 calibrated on {_CALIBRATING} crops of training; milliseconds "
             f"of one crop on one and two threads, all files by turns, median of {ROUNDS}, "
-            f"{processor()}; {_versions()}",
+            f"{processor()}; " + ", ".join(f"{key} {value}" for key, value in versions().items()),
         }
         path = pathlib.Path(scratch) / presets.TFLITE
         light = to_tflite(faces, path, CARRIED)
@@ -144,7 +145,7 @@ class _Through:
     def embed_crops(self, crops: np.ndarray, mirror: str, normalize: bool) -> np.ndarray:
         """Returns embeddings; `normalize` is met where nothing is joined."""
         rows = self._run(crops)
-        if mirror == "concat":
+        if mirror == "concat" and self.config.mirror == "none":  # else it is done inside
             rows = np.concatenate([rows, self._run(crops[:, :, ::-1])], axis=1)
         return rows
 
@@ -202,16 +203,3 @@ def _onnx(path: pathlib.Path) -> Run:
         return np.asarray(session.run(None, {"image": given})[0])
 
     return run
-
-
-def _versions() -> str:
-    from importlib.metadata import version
-
-    known = publishing.versions()
-    packages = ("ai-edge-litert", "onnxruntime", "tensorflow-cpu", "tensorflow")
-    for package in packages:
-        try:
-            known[package] = version(package)
-        except ModuleNotFoundError:
-            continue
-    return ", ".join(f"{key} {value}" for key, value in known.items())

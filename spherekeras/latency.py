@@ -1,7 +1,6 @@
 """How long presets take for a face, side by side on this machine."""
 
 import pathlib
-import platform
 import tempfile
 import time
 from collections.abc import Sequence
@@ -44,13 +43,3 @@ def latencies(presets: Sequence[Any]) -> list[float]:
             run(crop)
             turn[number] = 1000 * (time.perf_counter() - started)
     return [float(median) for median in np.median(times, axis=0)]
-
-
-def processor() -> str:
-    """Returns the processor's name, for a number that depends on it."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -12,7 +12,9 @@ import io
 import json
 import os
 import pathlib
+import threading
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -22,11 +24,24 @@ from spherekeras.terminal import silenced
 
 NOTE = "preset.json"
 _MOST_THREADS = 4
+_MOST_NOTE = 1 << 20  # bytes
 _BATCH = 16  # where the file takes any
+_NO_NOTE = (  # what a file of another kind, a damaged or a hostile one makes the readers raise
+    AttributeError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class LiteRTModel:
-    """A TFLite file with one input and one output.
+    """A TFLite file with one input and one output; threads that share it take turns.
 
     Args:
         file: path of a `.tflite` file, or its content.
@@ -71,15 +86,17 @@ class LiteRTModel:
             raise PresetError(f"{self._name} cannot be run by LiteRT: {reason}.") from None
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
-        if len(inputs) != 1 or len(outputs) != 1 or outputs[0]["dtype"] != np.float32:
+        tensors = [*inputs, *outputs]
+        if len(inputs) != 1 or len(outputs) != 1 or not all(t["shape"].size for t in tensors):
             raise PresetError(
                 f"{self._name} has {len(inputs)} inputs and {len(outputs)} outputs. Expected one "
-                "input, and one output of float32."
+                "of each, with a batch."
             )
         [self.input], [self.output] = inputs, outputs
         self.input_shape = tuple(int(size) for size in self.input["shape"][1:])
         self.output_shape = (None, *(int(size) for size in self.output["shape"][1:]))
         self.dtype = np.dtype(self.input["dtype"])
+        self._turn = threading.Lock()
         size = int(self.input["shape_signature"][0])
         self.batch = size if size > 0 else None
 
@@ -89,16 +106,20 @@ class LiteRTModel:
         for first in range(0, len(inputs), self.batch or _BATCH):
             part = inputs[first : first + (self.batch or _BATCH)].astype(self.dtype, copy=False)
             count = len(part)
-            if self.batch is None:
-                self._interpreter.resize_tensor_input(self.input["index"], part.shape)
-                self._interpreter.allocate_tensors()
-            elif count < self.batch:
+            if self.batch is not None and count < self.batch:
                 missing = ((0, self.batch - count), *((0, 0) for _ in part.shape[1:]))
                 part = np.pad(part, missing)
-            self._interpreter.set_tensor(self.input["index"], part)
-            self._interpreter.invoke()
-            outputs.append(self._interpreter.get_tensor(self.output["index"])[:count])
+            outputs.append(self._run(part)[:count])
         return np.concatenate(outputs)
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        with self._turn:
+            if self.batch is None:
+                self._interpreter.resize_tensor_input(self.input["index"], batch.shape)
+                self._interpreter.allocate_tensors()
+            self._interpreter.set_tensor(self.input["index"], batch)
+            self._interpreter.invoke()
+            return np.asarray(self._interpreter.get_tensor(self.output["index"]))
 
     @functools.cached_property
     def note(self) -> dict[str, Any]:
@@ -109,13 +130,24 @@ class LiteRTModel:
         """
         try:
             with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
+                if archive.getinfo(NOTE).file_size > _MOST_NOTE:
+                    raise ValueError
                 note = json.loads(archive.read(NOTE))
+            if note["format"] != 1:
+                raise ValueError
+            parts = [note["config"], note["metadata"], note["preset"]]
+            thresholds = [dict(row) for row in note["metadata"].get("thresholds", [])]
+            numbers = [row[key] for row in thresholds for key in ("far", "threshold")]
+            if not all(type(part) is dict for part in parts) or not all(
+                type(number) in (int, float) for number in numbers
+            ):
+                raise ValueError
             model, digest = self.content[: note["bytes"]], note["sha256"]
-        except (KeyError, TypeError, ValueError, zipfile.BadZipFile):
+        except _NO_NOTE:
             raise PresetError(
-                f"{self._name} carries no {NOTE}: it was not written from a preset by this "
-                "version of spherekeras, or it is not whole. Write it anew: `spherekeras export "
-                "PRESET --out FILE`."
+                f"{self._name} carries no {NOTE} that can be read: it was not written from a "
+                "preset by this version of spherekeras, or it is not whole. Write it anew: "
+                "`spherekeras export PRESET --out FILE`."
             ) from None
         if hashlib.sha256(model).hexdigest() != digest:
             raise PresetError(

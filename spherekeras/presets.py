@@ -10,6 +10,7 @@ preset runs without Keras. Two saves of the same weights are byte-identical.
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import json
 import os
 import pathlib
@@ -44,6 +45,17 @@ MEASURED = (
     "metrics",
     "thresholds",
     "versions",
+)
+_TOLD = (  # of the metadata, in an exported file
+    "name",
+    "description",
+    "weights_licence",
+    "terms",
+    "intended_use",
+    "limits",
+    "overlap",
+    "thresholds",
+    "calibration",
 )
 BACKBONES = ("DlibResNet", "IResNet", "MobileFaceNet", "SFNet", "SphereFaceNet")
 
@@ -142,7 +154,12 @@ def find_preset(name_or_folder: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def most_accurate(names: Sequence[str]) -> str:
-    """Returns the preset with the highest published accuracy on LFW view 2, else the first."""
+    """Returns the preset with the highest published accuracy on LFW view 2, else the first.
+
+    Where Keras is not installed, presets that carry a TFLite file come before all others.
+    """
+    if importlib.util.find_spec("keras") is None:
+        names = [name for name in names if (find_preset(name) / TFLITE).is_file()] or names
 
     def accuracy(name: str) -> float:
         try:
@@ -236,6 +253,33 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
     return _json(folder / "metadata.json")
 
 
+def note_of(
+    config: PresetConfig, metadata: dict[str, Any], stamp: dict[str, str], quantization: str
+) -> dict[str, Any]:
+    """Returns what an exported file says of the preset that it was made from.
+
+    Args:
+        config: of the preset.
+        metadata: of the preset. Thresholds that were measured through such a file take the place
+            of the float network's, whose calibration an integer file does not tell.
+        stamp: of the preset, or none.
+        quantization: of the file.
+    """
+    told = {key: metadata[key] for key in _TOLD if key in metadata}
+    if quantization in ("dynamic", "int8"):
+        told.pop("calibration", None)
+    for row in metadata.get("files", {}).get("rows", []):
+        if row.get("quantization") == quantization:
+            told["thresholds"] = row["thresholds"]
+    return {
+        "format": 1,
+        "config": dataclasses.asdict(config),
+        "metadata": json.loads(json.dumps(told)),
+        "preset": stamp,
+        "quantization": quantization,
+    }
+
+
 def stamp(folder: pathlib.Path) -> dict[str, str]:
     """Returns what a preset's numbers were measured with, so that stale ones are found out.
 
@@ -321,9 +365,9 @@ def write_preset(folder: pathlib.Path, files: dict[str, Any]) -> None:
     with contextlib.ExitStack() as placing:  # all are written first, then placed, the sums last
         sums = placing.enter_context(atomic_path(folder / SUMS))
         written = {}
+        gone = {name for name, content in files.items() if content is None}
         for name, content in files.items():
             if content is None:
-                (folder / name).unlink(missing_ok=True)
                 continue
             written[name] = placing.enter_context(atomic_path(folder / name))
             if callable(content):
@@ -331,9 +375,11 @@ def write_preset(folder: pathlib.Path, files: dict[str, Any]) -> None:
             else:
                 data = content.encode() if isinstance(content, str) else content
                 written[name].write_bytes(data)
-        names = sorted({*files_of(folder), *written})
+        names = sorted({*files_of(folder), *written} - gone)
         lines = [f"{sha256(written.get(name, folder / name))}  {name}\n" for name in names]
         sums.write_text("".join(lines))
+    for name in gone:
+        (folder / name).unlink(missing_ok=True)
 
 
 def to_json(value: Any) -> str:

@@ -1,10 +1,7 @@
 """Publishing a preset: measured by the project itself, its numbers kept beside the weights."""
 
-import contextlib
 import os
 import pathlib
-import platform
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +28,7 @@ from spherekeras.evaluation import (
     reliability,
     sharpness,
 )
+from spherekeras.provenance import versions
 from spherekeras.teacher import turned
 from spherekeras.training import whole_people
 
@@ -82,7 +80,8 @@ def publish(
             f"The thresholds of {folder} were measured with other weights or another config. Give "
             "the records of its training: `--people RECORDS`."
         )
-    metadata.pop("latency", None)  # was measured among the presets of another time
+    for key in ("latency", "files"):  # measured among other presets, and against other numbers
+        metadata.pop(key, None)
     seen: Any = Seen(faces)
     metadata |= _as_used(seen, data, metadata.get("thresholds", []), progress)
     tests = [lfw(seen, data, view=view, progress=progress) for view in (2, 1)]
@@ -238,26 +237,3 @@ def _kinds(result: VerificationResult, seen: Seen) -> list[dict[str, Any]]:
     }
     limits = result.pair_thresholds[whole]
     return kinds_table(by_kind(result.similarities[whole], result.same[whole], limits, kinds))
-
-
-def versions() -> dict[str, str]:
-    """Returns what measures: Python, packages, the project's commit ("+" for changes on top)."""
-    import cv2
-    import keras
-    import numpy as np
-
-    root = pathlib.Path(__file__).resolve().parent.parent
-    commit = "not from a checkout"
-    if (root / ".git").exists():
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"]
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            run = subprocess.run(command, capture_output=True, text=True, check=True)
-            commit = run.stdout.strip()
-    return {
-        "commit": commit,
-        "keras": keras.__version__,
-        "backend": keras.backend.backend(),
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "python": platform.python_version(),
-    }

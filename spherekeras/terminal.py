@@ -3,19 +3,30 @@
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
+
+_alone = threading.RLock()
 
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Inside, standard error goes nowhere, that of compiled code too."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    """Inside, standard error goes nowhere, that of compiled code too; one thread at a time."""
+    with _alone:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        try:
+            kept = os.dup(2)
+        except OSError:  # it is closed: nothing to keep silent
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            if sys.stderr is not None:
+                sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)

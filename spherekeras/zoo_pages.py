@@ -131,7 +131,8 @@ def _write(path: pathlib.Path, metadata: dict[str, Any]) -> bool:
 
 
 def _time(known: dict[pathlib.Path, dict[str, Any]], weights: dict[str, str]) -> None:
-    from spherekeras.latency import ROUNDS, latencies, processor
+    from spherekeras.latency import ROUNDS, latencies
+    from spherekeras.provenance import processor
 
     times = latencies(list(known))
     for metadata, time in zip(known.values(), times, strict=True):

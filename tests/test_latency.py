@@ -3,8 +3,9 @@
 import pytest
 
 import spherekeras as sk
-from spherekeras.latency import latencies, processor
+from spherekeras.latency import latencies
 from spherekeras.presets import PresetConfig
+from spherekeras.provenance import processor
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is an extra")
 

@@ -3,6 +3,7 @@
 import io
 import json
 import pathlib
+import threading
 import zipfile
 
 import keras
@@ -116,7 +117,7 @@ def test_a_plain_model_has_no_note(tmp_path: pathlib.Path) -> None:
     to_tflite(keras.Model(value, keras.layers.Dense(3)(value)), tmp_path / "a.tflite")
     model = LiteRTModel(tmp_path / "a.tflite")
     assert model(np.zeros((2, 4), np.float32)).shape == (2, 3)
-    with pytest.raises(PresetError, match=r"carries no preset\.json: it was not written from a"):
+    with pytest.raises(PresetError, match=r"carries no preset\.json that can be read: it was"):
         _ = model.note
     with pytest.raises(PresetError, match=r"spherekeras export PRESET --out FILE"):
         FaceEmbedder.from_tflite(tmp_path / "a.tflite")
@@ -130,7 +131,7 @@ def test_a_note_of_another_shape_is_refused(file: pathlib.Path, tmp_path: pathli
     other = tmp_path / "other.tflite"
     other.write_bytes(litert.with_note(model.content[: note["bytes"]], note))
     with pytest.raises(
-        PresetError, match=r"takes inputs of shape \(112, 96, 3\), its preset makes"
+        PresetError, match=r"takes float32 of shape \(112, 96, 3\) and gives \(8,\); its preset"
     ):
         FaceEmbedder.from_tflite(other)
 
@@ -152,3 +153,74 @@ def test_delegation_names_an_operator_that_it_does_not_know(tmp_path: pathlib.Pa
     x = keras.layers.Conv2D(8, 1)(keras.ops.cumsum(x, axis=1))
     to_tflite(keras.Model(value, x), tmp_path / "a.tflite")
     assert LiteRTModel(tmp_path / "a.tflite").delegation == (2, ("CUMSUM",))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"metadata": []},
+        {"metadata": {"thresholds": [1]}},
+        {"metadata": {"thresholds": [{"far": 0.01}]}},
+        {"metadata": {"thresholds": [{"far": 0.01, "threshold": "high"}]}},
+        {"config": None},
+        {"preset": None},
+        {"name": "x" * (1 << 20)},
+    ],
+    ids=str,
+)
+def test_a_note_of_something_else_is_one_sentence(
+    file: pathlib.Path, change: dict[str, object], tmp_path: pathlib.Path
+) -> None:
+    model = LiteRTModel(file)
+    path = tmp_path / "a.tflite"
+    path.write_bytes(litert.with_note(model.content[: model.note["bytes"]], model.note | change))
+    with pytest.raises(PresetError, match=r"carries no preset\.json that can be read: it was not"):
+        FaceEmbedder.from_tflite(path)
+
+
+def test_a_note_that_no_reader_can_read_is_one_sentence(
+    file: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    model = file.read_bytes()[: LiteRTModel(file).note["bytes"]]
+    for method, text in ((zipfile.ZIP_STORED, "[" * 5000), (zipfile.ZIP_DEFLATED, "{}" * 100)):
+        path = tmp_path / f"{method}.tflite"
+        path.write_bytes(model)
+        with zipfile.ZipFile(path, "a", method) as archive:
+            archive.writestr("preset.json", text)
+        content = bytearray(path.read_bytes())
+        content[len(model) + 45] ^= 0xFF  # within what is packed
+        for wrong in (path.read_bytes(), bytes(content)):
+            with pytest.raises(PresetError, match=r"carries no preset\.json that can be read"):
+                _ = LiteRTModel(wrong).note
+
+
+def test_models_of_other_forms_are_refused(tmp_path: pathlib.Path, file: pathlib.Path) -> None:
+    image = keras.Input((112, 96, 3))
+    maps = keras.layers.Conv2D(8, 16, 16)(image)
+    to_tflite(keras.Model(image, maps), tmp_path / "maps.tflite")
+    content = (tmp_path / "maps.tflite").read_bytes()
+    path = tmp_path / "a.tflite"
+    path.write_bytes(litert.with_note(content, LiteRTModel(file).note))
+    with pytest.raises(
+        PresetError, match=r"gives \(7, 6, 8\); its preset makes crops of \(112, 96"
+    ):
+        FaceEmbedder.from_tflite(path)
+
+
+def test_threads_may_share_a_model(file: pathlib.Path, crops: np.ndarray) -> None:
+    model = LiteRTModel(file, threads=1)
+    wanted = model(crops)
+    found: dict[int, list[np.ndarray]] = {}
+
+    def work(number: int) -> None:
+        found[number] = [model(crops[number : number + 1])[0] for _ in range(60)]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(4):
+        assert all(np.array_equal(row, wanted[number]) for row in found[number])
+    assert sorted(found) == [0, 1, 2, 3]

@@ -133,6 +133,7 @@ def light(saved: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> path
 def test_a_preset_runs_on_its_file(light: pathlib.Path) -> None:
     keras, file = (FaceEmbedder.from_preset(light, runtime=name) for name in ("keras", "litert"))
     assert file.check_golden() < 1e-5 and file.metadata == keras.metadata
+    assert file.unit_parts and not keras.unit_parts
     crops = np.random.default_rng(1).integers(0, 256, (3, 112, 96, 3), np.uint8)
     np.testing.assert_allclose(file.embed(crops), keras.embed(crops), atol=1e-5)
     far = keras.verify(crops[0], crops[1])
@@ -166,6 +167,39 @@ def test_a_file_goes_with_its_weights_and_no_others(
     presets.write_preset(tmp_path / "changed", {})
     with pytest.raises(PresetError, match=r"was made from other weights than .* holds"):
         FaceEmbedder.from_preset(tmp_path / "changed", runtime="litert")
+
+
+def test_changed_weights_are_exported_without_what_was_measured(
+    light: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    faces = FaceEmbedder.from_preset(light)
+    faces.backbone.set_weights([0.5 * w for w in faces.backbone.get_weights()])
+    to_tflite(faces, tmp_path / "a.tflite")
+    exported = FaceEmbedder.from_tflite(tmp_path / "a.tflite")
+    assert exported.backbone.note["preset"] == {} and "thresholds" not in exported.metadata
+
+
+def test_other_thresholds_do_not_keep_the_file(light: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    faces = FaceEmbedder.from_preset(light)
+    kept = faces.save_preset(tmp_path / "kept", metadata=faces.metadata | {"latency": {}})
+    assert (kept / presets.TFLITE).is_file()
+    metadata = faces.metadata | {"thresholds": THRESHOLDS[:1]}
+    assert not (faces.save_preset(tmp_path / "a", metadata=metadata) / presets.TFLITE).exists()
+
+
+def test_without_keras_a_preset_with_a_file_is_the_usual_one(
+    light: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(light, tmp_path / "light")
+    bare = FaceEmbedder.from_preset(light)
+    bare.save_preset(tmp_path / "accurate")
+    metrics = presets.to_json({"metrics": [{"name": "LFW view 2", "accuracy": 0.99}]})
+    presets.write_preset(tmp_path / "accurate", {"metadata.json": metrics, presets.TFLITE: None})
+    monkeypatch.setenv("SPHEREKERAS_ZOO", str(tmp_path))
+    assert presets.most_accurate(["accurate", "light"]) == "accurate"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert presets.most_accurate(["accurate", "light"]) == "light"
+    assert presets.most_accurate(["accurate"]) == "accurate"
 
 
 def test_a_flipped_byte_of_the_file_is_named(light: pathlib.Path, tmp_path: pathlib.Path) -> None:

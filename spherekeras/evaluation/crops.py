@@ -36,7 +36,7 @@ class CropFaces(Protocol):
 class Faces(CropFaces, Protocol):
     """What a protocol on photographs asks; `lfw` does not read `config`.
 
-    An optional `detector_name` goes into the protocol.
+    An optional `detector_name`, and `unit_parts` where that is true, go into the protocol.
     """
 
     def crop(self, source: Any, name: str) -> NDArray[np.uint8]:
@@ -110,7 +110,8 @@ class Crops:
                 f"the {self._size} template (width x height), the centre crop where there was none "
                 f"({len(self.no_face)} pictures)"
             )
-        return f"{' and '.join(parts)}; none dropped; {MIRRORS[mirror]}"
+        unit = ", each of unit length" if getattr(self._faces, "unit_parts", False) else ""
+        return f"{' and '.join(parts)}; none dropped; {MIRRORS[mirror]}{unit}"
 
 
 def check_mirror(mirror: str) -> None:

@@ -139,7 +139,10 @@ def _model(
     )
     note = subject.note_of("float32")
     if note is not None:
-        told = {"layout": layout, "pixels": pixels, "wide": columns is not None}
+        if columns:
+            wide = alignment.TEMPLATES[_WIDE]
+            note["config"] |= {"template": _WIDE, "height": wide.height, "width": wide.width}
+        told = {"layout": layout, "pixels": pixels}
         text = json.dumps({**note, **told}, sort_keys=True, ensure_ascii=False)
         known = note["metadata"]
         helper.set_model_props(

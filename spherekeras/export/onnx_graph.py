@@ -356,10 +356,10 @@ def _nothing(place: _Place, value: Value) -> Value:
 
 
 def normalised(graph: Graph, name: str, prefix: str = "") -> str:
-    """Adds `x / max(|x|, 1e-6)` over the rows of a matrix and returns its name."""
+    """Adds `x / max(|x|, 1e-15)` over the rows of a matrix and returns its name."""
     square = graph.emit("Mul", name, name)
     axes = graph.integers([1], f"{prefix}/axes")
-    least = graph.constant(np.array(1e-12, np.float32), f"{prefix}/least")
+    least = graph.constant(np.array(1e-30, np.float32), f"{prefix}/least")
     total = graph.emit("ReduceSum", square, axes, keepdims=1)
     length = graph.emit("Sqrt", graph.emit("Max", total, least))
     return graph.emit("Div", name, length)

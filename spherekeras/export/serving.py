@@ -29,18 +29,6 @@ if TYPE_CHECKING:
 
 CHANNELS = {"RGB": [0, 1, 2], "BGR": [2, 1, 0]}
 _LOGGERS = ("absl", "tensorflow")
-_TOLD = (  # of a preset's metadata, in its file
-    "name",
-    "description",
-    "weights_licence",
-    "terms",
-    "intended_use",
-    "limits",
-    "overlap",
-    "thresholds",
-    "calibration",
-    "files",
-)
 _THIRD_PARTY_WARNINGS = (
     # The selective quantiser of TensorFlow runs its own, older interpreter.
     (r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning),
@@ -59,7 +47,7 @@ class Served:
         output_name: the name of the output in the file.
         low: the smallest value of an ordinary input.
         high: the largest value of an ordinary input.
-        note: what a file of a preset carries with it (`LiteRTModel.note`); None for a plain model.
+        known: metadata and stamp of the preset.
     """
 
     backbone: "keras.Model"
@@ -69,7 +57,7 @@ class Served:
     output_name: str
     low: float
     high: float
-    note: dict[str, Any] | None = None
+    known: tuple[dict[str, Any], dict[str, str]] = ({}, {})
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,18 +72,14 @@ class Served:
         return serving_model(self.backbone, self.config)
 
     def note_of(self, quantization: str) -> dict[str, Any] | None:
-        """Returns the note of a file, with the thresholds that were measured through such a file.
+        """Returns what a file of the preset says of it; None for a plain model.
 
         Args:
             quantization: of the file.
         """
-        if self.note is None:
+        if self.config is None:
             return None
-        metadata = dict(self.note["metadata"])
-        for row in metadata.pop("files", {}).get("rows", []):
-            if row.get("quantization") == quantization:
-                metadata["thresholds"] = row["thresholds"]
-        return {**self.note, "metadata": metadata, "quantization": quantization}
+        return presets.note_of(self.config, *self.known, quantization)
 
 
 def serving_model(backbone: "keras.Model", config: Any, fused: bool = False) -> "keras.Model":
@@ -129,12 +113,12 @@ def serving_model(backbone: "keras.Model", config: Any, fused: bool = False) -> 
         embedding = embedding + backbone(ops.flip(crop, axis=2))
     elif config.mirror == "concat":
         embedding = ops.concatenate([embedding, backbone(ops.flip(crop, axis=2))], axis=-1)
-    if fused:
+    if fused or embedding.shape[-1] >= 1024:  # ones of that many would be quantised
         squared = ops.sum(ops.square(embedding), axis=-1, keepdims=True)
         embedding = embedding * ops.rsqrt(ops.maximum(squared, 1e-12))
     else:
         squared = ops.matmul(embedding * embedding, np.ones((embedding.shape[-1], 1), "float32"))
-        embedding = embedding * ops.rsqrt(squared + 1e-24)
+        embedding = embedding * ops.rsqrt(ops.maximum(squared, 1e-30))
     return keras.Model(image, embedding, name="serving")
 
 
@@ -162,7 +146,7 @@ def served(preset_or_model: Any) -> Served:
             low=-1.0,
             high=1.0,
         )
-    if not (hasattr(preset_or_model, "backbone") and hasattr(preset_or_model, "config")):
+    if not hasattr(preset_or_model, "stated"):
         raise ExportError(
             "An exporter expects a preset name or folder, a FaceEmbedder or a keras.Model. "
             f"Received: {type(preset_or_model).__name__}. For a preset pass its name."
@@ -182,16 +166,12 @@ def served(preset_or_model: Any) -> Served:
             turned = crops[:, :, ::-1].astype("float32")
             turned = _output(backbone, turned).astype("float64")
             raw = raw + turned if config.mirror == "sum" else np.concatenate([raw, turned], axis=1)
-        return raw / np.maximum(np.linalg.norm(raw, axis=-1, keepdims=True), 1e-12)
+        return raw / np.maximum(np.linalg.norm(raw, axis=-1, keepdims=True), 1e-15)
 
-    known, folder = preset_or_model.metadata, preset_or_model.folder
-    note = {
-        "format": 1,
-        "config": dataclasses.asdict(config),
-        "metadata": {key: known[key] for key in _TOLD if key in known},
-        "preset": presets.stamp(folder) if folder else {},
-    }
-    return Served(backbone, config, reference, "image", "embedding", low=0.0, high=255.0, note=note)
+    known = preset_or_model.stated()
+    return Served(
+        backbone, config, reference, "image", "embedding", low=0.0, high=255.0, known=known
+    )
 
 
 def _output(model: "keras.Model", values: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ def rewrite(
     Args:
         content: a TFLite file with one input and one output.
         input_name, output_name: as the file's signature calls them.
-        note: of a preset, as `Served.note` has it; None for a plain model.
+        note: of a preset, as `presets.note_of` has it; None for a plain model.
     """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
@@ -46,7 +46,7 @@ def rewrite(
             return int(self.EndVector())
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    [graph] = model.subgraphs
+    graph = model.subgraphs[0]
     graph.tensors[graph.inputs[0]].name = input_name.encode()
     graph.tensors[graph.outputs[0]].name = output_name.encode()
     if note is not None:
@@ -99,10 +99,10 @@ def _metadata(
         0: known.get("name", "a preset of spherekeras"),
         1: known.get("description", ""),
         2: note["preset"].get("model.weights.h5", ""),
-        5: " ".join(known[key] for key in ("weights_licence", "terms") if key in known),
+        5: " ".join(str(known[key]) for key in ("weights_licence", "terms") if key in known),
         7: "1.0.0",
     }
-    fields = {slot: builder.CreateString(text) for slot, text in texts.items()}
+    fields = {slot: builder.CreateString(str(text or "")) for slot, text in texts.items()}
     fields[3] = _vector(builder, [graph])
     builder.Finish(_table(builder, fields), file_identifier=b"M001")
     return bytes(builder.Output())
@@ -116,7 +116,7 @@ def thresholds_text(known: dict[str, Any]) -> str:
     >>> thresholds_text({"thresholds": [{"far": 0.01, "threshold": 0.5}]})
     'Thresholds on the cosine: 0.5000 at FAR 0.01.'
     """
-    rows = [f"{t['threshold']:.4f} at FAR {t['far']:g}" for t in known.get("thresholds", [])]
+    rows = [f"{t['threshold']:.4f} at FAR {t['far']:g}" for t in known.get("thresholds") or []]
     return f"Thresholds on the cosine: {', '.join(rows)}." if rows else ""
 
 

@@ -119,7 +119,7 @@ def test_the_file_says_what_it_is(embedder, tmp_path):
     assert told["thresholds"] == "Thresholds on the cosine: 0.5000 at FAR 0.01."
     note = json.loads(told["preset.json"])
     assert note["metadata"] == known and note["config"]["channel_order"] == "BGR"
-    assert (note["layout"], note["pixels"], note["wide"]) == ("NCHW", "uint8", False)
+    assert (note["layout"], note["pixels"], note["quantization"]) == ("NCHW", "uint8", "float32")
 
 
 def test_two_exports_are_the_same_bytes_whatever_the_hash_seed(embedder, tmp_path):

@@ -42,6 +42,7 @@ def test_file_computes_the_embedding(embedder, crops, oracle, tmp_path, quantiza
         "ADD": 1,
         "FULLY_CONNECTED": 2,  # the second sums the squares
         "MUL": 2,
+        "MAXIMUM": 1,
         "RSQRT": 1,
         "PAD": 1,
         "RESHAPE": 1,

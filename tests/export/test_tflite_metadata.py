@@ -112,7 +112,7 @@ def test_mediapipe_runs_the_file(embedder, crops, file, tmp_path):
             "set SPHEREKERAS_MEDIAPIPE to that environment's python"
         )
     np.save(tmp_path / "crops.npy", crops)
-    client = pathlib.Path(__file__).with_name("mediapipe_client.py")
+    client = pathlib.Path(__file__).parents[2] / "examples" / "mediapipe" / "client.py"
     done = subprocess.run(
         [python, client, file, tmp_path / "crops.npy"], capture_output=True, text=True, check=True
     )

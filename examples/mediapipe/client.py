@@ -1,4 +1,4 @@
-"""MediaPipe's image embedder on a file of crops: python mediapipe_client.py FILE CROPS.npy."""
+"""MediaPipe's image embedder on a file of crops: python client.py FILE CROPS.npy."""
 
 import json
 import sys
