@@ -24,6 +24,7 @@ import onnxruntime
 import spherekeras as sk
 from spherekeras.complexity import multiplications
 from spherekeras.data.records import open_records
+from spherekeras.errors import ExportError
 from spherekeras.export import parity
 from spherekeras.litert import LiteRTModel
 from spherekeras.provenance import processor
@@ -43,7 +44,11 @@ def runs_of(
     found: dict[tuple[str, int, int], Callable[[], object]] = {}
     for quantization in parity.TOLERANCES:
         path = folder / f"{quantization}.tflite"
-        report = sk.export.to_tflite(faces, path, quantization, crops)
+        try:
+            report = sk.export.to_tflite(faces, path, quantization, crops)
+        except ExportError as refused:
+            print(refused)
+            continue
         for threads in THREADS:
             model = LiteRTModel(path, threads)
             found[f"TFLite {quantization}", threads, report.size_bytes] = lambda m=model: m(pixels)
