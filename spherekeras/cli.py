@@ -342,10 +342,11 @@ def _measured_by(options: argparse.Namespace, faces: Any, name: str) -> dict[str
     from spherekeras.files import sha256
 
     data = pathlib.Path(options.data).resolve().name
-    weights = pathlib.Path(options.preset)
-    if faces.folder:
-        weights = faces.folder / (presets.TFLITE if faces.unit_parts else "model.weights.h5")
-    runtime = " --runtime litert" if faces.folder and faces.unit_parts else ""
+    weights, runtime = pathlib.Path(options.preset), ""
+    if faces.folder and getattr(faces, "unit_parts", False):
+        weights, runtime = faces.folder / presets.TFLITE, " --runtime litert"
+    elif faces.folder:
+        weights = faces.folder / "model.weights.h5"
     return {
         "preset": f"{name}, weights {sha256(weights)[:16]} (SHA-256)",
         "spherekeras": __version__,

@@ -279,7 +279,7 @@ def test_unknown_detector_suggests_the_nearest():
 def test_mtcnn_without_its_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "mtcnn", None)
     with pytest.raises(
-        DataError, match=r"needs the package `mtcnn`\. Install it: `pip install \"s"
+        DataError, match=r"needs the package `mtcnn`\. Install it: `pip install mtcnn=="
     ):
         detection.MtcnnDetector()
 
