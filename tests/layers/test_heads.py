@@ -644,7 +644,9 @@ def test_the_caffe_gradient_is_the_released_layers(margin: int, annealing: Any) 
     weight = head.annealing_lambda()
     wanted = caffe_gradients(x, kernel, labels, margin, weight, weights)
     for ours, theirs in zip(got, wanted, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-6)  # the constraint's epsilon is 1e-7
+        np.testing.assert_allclose(
+            ours, theirs, rtol=1e-6, atol=2e-6
+        )  # the constraint's epsilon is 1e-7
 
 
 def test_the_caffe_kernel_is_of_length_one_after_each_step() -> None:
