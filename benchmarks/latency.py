@@ -2,7 +2,7 @@
 
     python benchmarks/latency.py PRESET RECORDS
 
-The runs take turns, so what else the machine does falls on all alike. The CSV has the median of 41
+The runs take turns, so what else the machine does falls on all alike. The CSV has the median of 25
 turns, its ratio to float32 TFLite on one thread, and the multiplications a second that it means,
 counted in the float network: integers do the same work in other operations.
 """
@@ -13,24 +13,23 @@ import pathlib
 import platform
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 
 import cv2
 import numpy as np
-import onnxruntime
 
 import spherekeras as sk
 from spherekeras.complexity import multiplications
 from spherekeras.data.records import open_records
 from spherekeras.errors import ExportError
 from spherekeras.export import parity
+from spherekeras.export.onnx import open_session
+from spherekeras.latency import by_turns
 from spherekeras.litert import LiteRTModel
 from spherekeras.provenance import processor
 from spherekeras.teacher import turned
 
-ROUNDS = 41
 OUT = pathlib.Path(__file__).with_suffix(".csv")
 THREADS = (1, 2)
 
@@ -56,11 +55,7 @@ def runs_of(
         path = folder / f"{layout}.onnx"
         report = sk.export.to_onnx(faces, path, layout)
         for threads in THREADS:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = threads
-            session = onnxruntime.InferenceSession(
-                path, options, providers=["CPUExecutionProvider"]
-            )
+            session = open_session(path, threads)
             key = (f"ONNX {layout}, ONNX Runtime", threads, report.size_bytes)
             found[key] = lambda s=session, g=given: s.run(None, {"image": g})
     network = cv2.dnn.readNetFromONNX(str(path))
@@ -83,13 +78,7 @@ def main(preset: str, records: str) -> None:
     crops = turned(people, chosen, faces.config)
     with tempfile.TemporaryDirectory() as folder:
         runs = runs_of(faces, crops, pathlib.Path(folder))
-        times = np.zeros((ROUNDS + 3, len(runs)))
-        for turn in times:
-            for number, run in enumerate(runs.values()):
-                started = time.perf_counter()
-                run()
-                turn[number] = 1000 * (time.perf_counter() - started)
-    medians = np.median(times[3:], axis=0)
+        medians = by_turns(list(runs.values()))
     count = multiplications(faces.backbone)
     packages = ("ai-edge-litert", "onnxruntime", "opencv-python-headless", "keras")
     told = {

@@ -345,7 +345,7 @@ class FaceEmbedder:
             loaded = self._are_loaded(path.read_bytes())
         if loaded:
             return self.metadata, presets.stamp(self.folder)
-        return {k: v for k, v in self.metadata.items() if k not in presets.MEASURED}, {}
+        return presets.unmeasured(self.metadata), {}
 
     def save_preset(
         self,
@@ -381,8 +381,7 @@ class FaceEmbedder:
             reloaded = FaceEmbedder(presets.read_weights(stored, self.config), self.config)
         known = dict(self.metadata if metadata is None else metadata)
         if metadata is None and not self._are_loaded(weights):
-            for key in presets.MEASURED:
-                known.pop(key, None)
+            known = presets.unmeasured(known)
         if recipe is None:
             loaded = self.folder / "recipe.toml" if self.folder else None
             recipe = loaded.read_text(encoding="utf-8") if loaded and loaded.is_file() else ""

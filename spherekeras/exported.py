@@ -1,9 +1,9 @@
 """What the files of a preset still recognise: each measured through the file itself."""
 
+import functools
 import os
 import pathlib
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +17,12 @@ from spherekeras.errors import ExportError, PresetError
 from spherekeras.evaluation import VerificationResult, held_out, lfw
 from spherekeras.evaluation.crops import MIRRORS
 from spherekeras.export import parity, to_onnx, to_tflite
-from spherekeras.latency import ROUNDS
+from spherekeras.export.onnx import open_session
+from spherekeras.latency import ROUNDS, by_turns
 from spherekeras.litert import LiteRTModel
 from spherekeras.provenance import processor, versions
 
-CARRIED = "float16"  # the weights are stored so; the file loses nothing
+_CARRIED = "float16"  # the weights are stored so; the file loses nothing
 _MOST_BYTES = 16_000_000  # of the file that a preset carries
 _CROPS = 500  # whose cosines are told
 _CALIBRATING = 300
@@ -107,8 +108,10 @@ def measure_files(
         path = pathlib.Path(scratch) / "a.onnx"
         report, onnx = to_onnx(faces, path, layout="NCHW"), _onnx(path)
         rows.append(_row("ONNX float32", report, onnx, tested(onnx), base, chosen, wanted))
-        for row, milliseconds in zip(timed, _times(models, chosen[:1]), strict=True):
-            row["milliseconds"] = milliseconds
+        pixels = chosen[:1].astype(np.float32)
+        times = by_turns([functools.partial(run, pixels) for pair in models for run in pair])
+        for row, *pair in zip(timed, times[::2], times[1::2], strict=True):
+            row["milliseconds"] = [round(time, 2) for time in pair]
         rule = faces.config.mirror if faces.config.mirror != "none" else "concat"
         faces.metadata["files"] = {
             "rows": rows,
@@ -119,7 +122,7 @@ def measure_files(
             f"{processor()}; " + ", ".join(f"{key} {value}" for key, value in versions().items()),
         }
         path = pathlib.Path(scratch) / presets.TFLITE
-        light = to_tflite(faces, path, CARRIED)
+        light = to_tflite(faces, path, _CARRIED)
         content = path.read_bytes() if light.size_bytes <= _MOST_BYTES else None
     metadata = faces.metadata
     presets.write_preset(
@@ -175,31 +178,11 @@ def _row(
     }
 
 
-def _times(models: list[tuple[LiteRTModel, ...]], crop: np.ndarray) -> list[list[float]]:
-    """Milliseconds of each file on one and two threads."""
-    runs = [run for pair in models for run in pair]
-    pixels = crop.astype(np.float32)
-    times = np.zeros((ROUNDS + 1, len(runs)))
-    for turn in times:
-        for number, run in enumerate(runs):
-            started = time.perf_counter()
-            run(pixels)
-            turn[number] = 1000 * (time.perf_counter() - started)
-    medians = np.median(times[1:], axis=0).round(2).reshape(len(models), -1)
-    return [[float(value) for value in row] for row in medians]
-
-
 def _onnx(path: pathlib.Path) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        os.fspath(path), options, providers=["CPUExecutionProvider"]
-    )
+    client = open_session(path)
 
     def run(crops: np.ndarray) -> np.ndarray:
         given = np.ascontiguousarray(crops.transpose(0, 3, 1, 2), np.float32)
-        return np.asarray(session.run(None, {"image": given})[0])
+        return np.asarray(client.run(None, {"image": given})[0])
 
     return run

@@ -253,6 +253,15 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
     return _json(folder / "metadata.json")
 
 
+def unmeasured(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Returns metadata less what was measured with other weights.
+
+    Args:
+        metadata: of a preset.
+    """
+    return {key: value for key, value in metadata.items() if key not in MEASURED}
+
+
 def note_of(
     config: PresetConfig, metadata: dict[str, Any], stamp: dict[str, str], quantization: str
 ) -> dict[str, Any]:

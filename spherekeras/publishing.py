@@ -71,7 +71,7 @@ def publish(
     folder = presets.find_preset(preset)
     known = faces.metadata
     if known.get("measured") != presets.stamp(folder):
-        known = {key: value for key, value in known.items() if key not in presets.MEASURED}
+        known = presets.unmeasured(known)
     metadata = {**known, "name": pathlib.Path(out).name}
     if people is not None:
         metadata |= _held_out(faces, people)

@@ -19,17 +19,10 @@ from spherekeras import cli, presets
 from spherekeras.data.drawn_faces import draw_face, drawn_crops
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.evaluation import Calibration
-from spherekeras.presets import PresetConfig
+from spherekeras.recipe import Backbone, Recipe
+from spherekeras.training import preset_config
 
-CONFIG = PresetConfig(
-    "SphereFaceNet",
-    {"depth": 4, "embedding_dim": 16, "input_shape": [112, 96, 3]},
-    "sphereface_112x96",
-    112,
-    96,
-    1 / 128,
-    127.5,
-)
+CONFIG = preset_config(Recipe("tiny", backbone=Backbone(depth=4, embedding_dim=16)))
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,10 @@ from spherekeras.data.drawn_faces import draw_face, drawn_crops
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import DataError, ImageError, NoFaceError, PresetError
 from spherekeras.presets import PresetConfig, build_backbone
+from spherekeras.recipe import Backbone, Recipe
+from spherekeras.training import preset_config
 
-CONFIG = PresetConfig(
-    "SphereFaceNet",
-    {"depth": 4, "embedding_dim": 16, "input_shape": [112, 96, 3]},
-    "sphereface_112x96",
-    112,
-    96,
-    1 / 128,
-    127.5,
-)
+CONFIG = preset_config(Recipe("tiny", backbone=Backbone(depth=4, embedding_dim=16)))
 THRESHOLDS = [
     {"far": 0.1, "threshold": 0.2, "tar": 0.9, "data": "a test"},
     {"far": 0.01, "threshold": 0.5, "tar": 0.7, "data": "a test"},

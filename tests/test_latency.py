@@ -1,13 +1,9 @@
 """Presets timed side by side: a number each, whatever it is on this machine."""
 
-import pytest
-
 import spherekeras as sk
 from spherekeras.latency import latencies
 from spherekeras.presets import PresetConfig
 from spherekeras.provenance import processor
-
-pytest.importorskip("ai_edge_litert", reason="LiteRT is an extra")
 
 
 def test_every_preset_has_its_time() -> None:

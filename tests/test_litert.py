@@ -15,17 +15,11 @@ from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import PresetError
 from spherekeras.export import to_tflite
 from spherekeras.litert import LiteRTModel
-from spherekeras.presets import PresetConfig, build_backbone
+from spherekeras.presets import build_backbone
+from spherekeras.recipe import Backbone, Recipe
+from spherekeras.training import preset_config
 
-CONFIG = PresetConfig(
-    "SphereFaceNet",
-    {"depth": 4, "embedding_dim": 8, "input_shape": [112, 96, 3]},
-    "sphereface_112x96",
-    112,
-    96,
-    1 / 128,
-    127.5,
-)
+CONFIG = preset_config(Recipe("tiny", backbone=Backbone(depth=4, embedding_dim=8)))
 METADATA = {
     "name": "tiny",
     "weights_licence": "CC0-1.0",

@@ -15,17 +15,10 @@ from spherekeras.data.records import Records, pack
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import DataError, PresetError
 from spherekeras.export import parity, to_tflite
-from spherekeras.presets import PresetConfig
+from spherekeras.recipe import Backbone, Recipe
+from spherekeras.training import preset_config
 
-CONFIG = PresetConfig(
-    "SphereFaceNet",
-    {"depth": 4, "embedding_dim": 16, "input_shape": [112, 96, 3]},
-    "sphereface_112x96",
-    112,
-    96,
-    1 / 128,
-    127.5,
-)
+CONFIG = preset_config(Recipe("tiny", backbone=Backbone(depth=4, embedding_dim=16)))
 
 
 class Middle:

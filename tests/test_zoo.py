@@ -14,18 +14,11 @@ from spherekeras import card, presets, zoo, zoo_pages
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import PresetError
 from spherekeras.files import sha256
-from spherekeras.presets import PresetConfig
+from spherekeras.recipe import Backbone, Recipe
+from spherekeras.training import preset_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CONFIG = PresetConfig(
-    "SphereFaceNet",
-    {"depth": 4, "embedding_dim": 16, "input_shape": [112, 96, 3]},
-    "sphereface_112x96",
-    112,
-    96,
-    1 / 128,
-    127.5,
-)
+CONFIG = preset_config(Recipe("tiny", backbone=Backbone(depth=4, embedding_dim=16)))
 METRIC = {
     "name": "LFW view 2",
     "value": "77.00 % ± 1.00",

@@ -209,18 +209,30 @@ def _columns(subject: Served, template: str | None) -> slice | None:
     )
 
 
+def open_session(file: str | os.PathLike[str], threads: int = 0) -> Any:
+    """Returns ONNX Runtime's session of a file, on the processor.
+
+    Args:
+        file: its path.
+        threads: 0 for one a core.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(
+        os.fspath(file), options, providers=["CPUExecutionProvider"]
+    )
+
+
 def _report(
     file: pathlib.Path, path: str, subject: Served, layout: str, pixels: str, columns: slice | None
 ) -> parity.ExportReport:
     import onnx
-    import onnxruntime
 
     with quiet():
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            os.fspath(file), options, providers=["CPUExecutionProvider"]
-        )
+        session = open_session(file)
 
     def client(batch: np.ndarray) -> np.ndarray:
         if columns:

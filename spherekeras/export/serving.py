@@ -129,9 +129,9 @@ def served(preset_or_model: Any) -> Served:
         ExportError: if it is none of these, or a model without one input and one output of
             fixed size.
     """
-    if isinstance(preset_or_model, (str, os.PathLike)):
-        from spherekeras.embedder import load_preset
+    from spherekeras.embedder import FaceEmbedder, load_preset
 
+    if isinstance(preset_or_model, (str, os.PathLike)):
         preset_or_model = load_preset(os.fspath(preset_or_model))
     import keras
 
@@ -146,7 +146,7 @@ def served(preset_or_model: Any) -> Served:
             low=-1.0,
             high=1.0,
         )
-    if not hasattr(preset_or_model, "stated"):
+    if not isinstance(preset_or_model, FaceEmbedder):
         raise ExportError(
             "An exporter expects a preset name or folder, a FaceEmbedder or a keras.Model. "
             f"Received: {type(preset_or_model).__name__}. For a preset pass its name."

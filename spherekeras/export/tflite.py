@@ -79,7 +79,7 @@ def to_tflite(
         raise ExportError(
             f"batch expects a whole number from 1, or None for any. Received: {batch!r}."
         )
-    need("tensorflow", "ai_edge_litert")
+    need("tensorflow")
     need_tensorflow_backend()
     with writing(path, ".tflite") as temporary:
         subject = served(preset_or_model)
