@@ -49,6 +49,10 @@ def rewrite(
     graph = model.subgraphs[0]
     graph.tensors[graph.inputs[0]].name = input_name.encode()
     graph.tensors[graph.outputs[0]].name = output_name.encode()
+    for buffer in model.buffers:
+        if buffer.offset:  # a quantiser's form for files of any size, which few readers know
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
     if note is not None:
         buffer, entry = schema.BufferT(), schema.MetadataT()
         metadata = _metadata(flatbuffers.Builder(1024), input_name, output_name, note)

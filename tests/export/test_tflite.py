@@ -1,5 +1,6 @@
 """TFLite files, run in LiteRT."""
 
+import collections
 import hashlib
 
 import keras
@@ -8,6 +9,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
+from spherekeras.backbones import MobileFaceNet
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import ExportError
 from spherekeras.export import parity, to_tflite
@@ -47,7 +49,7 @@ def test_file_computes_the_embedding(embedder, crops, oracle, tmp_path, quantiza
         "PAD": 1,
         "RESHAPE": 1,
     }
-    assert report.runs == "XNNPACK, 1 piece, the whole graph" or quantization == "dynamic"
+    assert report.runs == "XNNPACK, 1 piece, the whole graph"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -92,6 +94,29 @@ def test_int8_is_integer_inside_and_float_at_both_ends(embedder, crops, oracle, 
     assert {t.dtype for t in report.inputs + report.outputs} == {"float32"}
 
 
+def test_dynamic_keeps_depthwise_kernels_and_the_normalisation_in_float(configured, tmp_path):
+    keras.utils.set_random_seed(0)
+    faces = FaceEmbedder(MobileFaceNet(), configured(height=112, width=96))
+    path = tmp_path / "a.tflite"
+    report = to_tflite(faces, path, "dynamic")
+    assert report.runs == "XNNPACK, 1 piece, the whole graph"
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    (graph,) = model.subgraphs
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+    kinds = collections.Counter()
+    for operator in graph.operators:
+        name = names[model.operatorCodes[operator.opcodeIndex].builtinCode]
+        if name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+            kernel = graph.tensors[operator.inputs[1]]
+            many = name == "CONV_2D" and np.prod(kernel.shape) >= 1024
+            wanted = schema.TensorType.INT8 if many else schema.TensorType.FLOAT32
+            assert kernel.type == wanted, (name, kernel.shape)
+            if many:
+                assert len(kernel.quantization.scale) == kernel.shape[0]  # one an output channel
+            kinds[name] += 1
+    assert kinds == {"CONV_2D": 34, "DEPTHWISE_CONV_2D": 17, "FULLY_CONNECTED": 1}
+
+
 def test_plain_model_is_written_as_it_is(backbone, crops, tmp_path):
     values = (crops / 127.5 - 1).astype("float32")
     report = to_tflite(backbone, tmp_path / "backbone.tflite", representative=values)
@@ -124,8 +149,9 @@ def test_two_exports_are_the_same_bytes(embedder, crops, tmp_path, quantization)
     assert len(digests) == 1
 
 
-def test_no_chatter(embedder, crops, tmp_path, capfd):
-    to_tflite(embedder, tmp_path / "a.tflite", "int8", crops)
+@pytest.mark.parametrize("quantization", ["dynamic", "int8"])
+def test_no_chatter(embedder, crops, tmp_path, capfd, quantization):
+    to_tflite(embedder, tmp_path / "a.tflite", quantization, crops)
     assert capfd.readouterr() == ("", "")
 
 
