@@ -1,6 +1,7 @@
 """The command line: each verb parses, calls one function of the package, and prints.
 
-Exit status: 0 done (or "same person"), 1 the answer is no or the work failed, 2 wrong use.
+Exit status: 0 done (or "same person"), 1 the answer is no or the work failed, 2 wrong use, 75 a run
+over several workers lost one: the same command goes on.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from spherekeras import __version__
-from spherekeras.errors import SphereKerasError
+from spherekeras.errors import SphereKerasError, WorkerError
 from spherekeras.terminal import silenced
 
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options) or 0)
     except SphereKerasError as error:
         print(f"spherekeras {options.verb}: {error}", file=sys.stderr)
-        return 1
+        return 75 if isinstance(error, WorkerError) else 1
     except OSError as error:
         print(f"spherekeras {options.verb}: {error}.", file=sys.stderr)
         return 1
@@ -95,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", help="recipe, a .toml file")
     train.add_argument("--data", required=True, help="folder or zip of crops, or a records folder")
     train.add_argument("--out", required=True, help="folder of the run")
+    train.add_argument(
+        "--workers",
+        metavar="N",
+        help="so many processes on this machine, started again when one dies; or host:port,... of "
+        "the workers on several machines, the same for each",
+    )
+    train.add_argument("--worker", type=int, metavar="I", help="which of host:port,... this is")
     train.add_argument("--json", action="store_true", help="print JSON")
 
     evaluate = verb("evaluate", _evaluate, "Measure a preset by a published protocol.")
@@ -275,10 +283,16 @@ def _pack(options: argparse.Namespace) -> int:
     return 1 if records.skipped else 0
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train(options: argparse.Namespace) -> int:
     from spherekeras.recipe import load_recipe
 
     load_recipe(options.recipe)  # a slip in the recipe is told before TensorFlow loads
+    if options.workers and options.workers.isdecimal():
+        return _train_here(options)
+    if options.workers:
+        hosts = options.workers.split(",")
+        task = {"type": "worker", "index": options.worker}
+        os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": hosts}, "task": task})
     with _quiet():
         from absl import logging as absl_logging
 
@@ -288,6 +302,17 @@ def _train(options: argparse.Namespace) -> None:
         options.recipe, options.data, options.out, verbose=1 if sys.stderr.isatty() else 2
     )
     _show(options, {"preset": str(folder)}, f"Preset: {folder}")
+    return 0
+
+
+def _train_here(options: argparse.Namespace) -> int:
+    """Training by several processes of this machine."""
+    with _quiet():
+        from spherekeras.workers import run_workers
+    command = [sys.executable, "-m", "spherekeras", "train", options.recipe]
+    command += ["--data", options.data, "--out", options.out]
+    command += ["--json"] if options.json else []
+    return run_workers(int(options.workers), command, options.out)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

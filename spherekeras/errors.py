@@ -48,3 +48,7 @@ class ExportError(SphereKerasError):
 
 class TrainingError(SphereKerasError):
     """Training cannot go on: a non-finite loss, or a checkpoint of something else."""
+
+
+class WorkerError(TrainingError):
+    """Another process of the run is gone; all of them started again go on where they were."""

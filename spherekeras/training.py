@@ -2,15 +2,14 @@
 
 The data's way: crops → records → batches → `Sequential([backbone, head])` → stock `fit` →
 preset. Everything that decides a step follows from (recipe, records, step), so a run that is
-killed and started again goes on from its last checkpoint to the same weights.
+killed and started again goes on from its last checkpoint to the same weights, on one processor,
+all GPUs of a machine or several machines.
 """
 
 import contextlib
 import dataclasses
-import math
 import os
 import pathlib
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,19 +17,21 @@ import keras
 import numpy as np
 from absl import logging
 
-from spherekeras import backbones, evaluation, layers, presets
+from spherekeras import backbones, distribution, evaluation, layers, presets
+from spherekeras.checkpoints import Checkpoints
 from spherekeras.data import pipeline
 from spherekeras.data.records import Records, fingerprint, open_records, pack
 from spherekeras.embedder import FaceEmbedder, load_preset
 from spherekeras.errors import RecipeError, TrainingError
 from spherekeras.evaluation import metrics
 from spherekeras.files import atomic_path
+from spherekeras.multi_worker_fit import mend_fit
 from spherekeras.presets import PresetConfig
 from spherekeras.recipe import Backbone, Head, Optimizer, Recipe, load_recipe
 from spherekeras.sequential import Sequential
 from spherekeras.teacher import imitated
+from spherekeras.watch import Watch
 
-_CHECKPOINT = "checkpoint.weights.h5"
 _SCALE, _OFFSET = 1 / 128, 127.5
 _TEMPLATES = {96: "sphereface_112x96", 112: "arcface_112x112"}
 
@@ -45,15 +46,16 @@ def train(
     """Trains a network by a recipe and saves it as a preset; goes on where it was stopped.
 
     Writes into `out`: `records/` (unless `source` is a records folder), `recipe.toml`,
-    `checkpoint.weights.h5` (network, head, optimiser, annealing), `log.csv`, `tensorboard/`, and at
-    the end `preset/`.
+    `checkpoint.npz` and the one before it (network, head, optimiser, annealing), `log.csv`,
+    `tensorboard/`, and at the end `preset/`. Of several workers the first writes.
 
     Args:
         recipe: a .toml file, see `spherekeras.recipe`.
         source: a folder or zip of crops (a folder a person), or a records folder.
         out: folder of the run.
-        strategy: on the TensorFlow backend, a `tf.distribute.Strategy`; by default a
-            MirroredStrategy over all GPUs, or the one CPU where there is none.
+        strategy: on the TensorFlow backend, a `tf.distribute.Strategy`; by default what
+            `spherekeras.distribution.strategy` finds: the workers of TF_CONFIG, else all GPUs,
+            else the processor.
         verbose: 0 silent, 1 progress bar, 2 one line a checkpoint.
 
     Returns:
@@ -61,10 +63,14 @@ def train(
 
     Raises:
         RecipeError, DataError: what was given cannot be used.
-        TrainingError: the loss is no longer finite, or `out` holds another run.
+        TrainingError: the loss is no longer finite or stays at chance, `out` holds another run
+            or is on a full disk, or the workers do not meet.
+        WorkerError: another worker is gone.
     """
     out = pathlib.Path(out)
     plan = load_recipe(recipe)
+    if keras.backend.backend() == "tensorflow" and strategy is None:
+        strategy = distribution.strategy()  # before anything else runs in TensorFlow
     check_model(plan)
     if plan.backbone.start:
         check_source(plan, plan.backbone.start, "backbone.start")
@@ -72,21 +78,39 @@ def train(
         check_source(plan, plan.teacher.preset, "teacher.preset")
     teacher = load_teacher(plan) if plan.teacher.preset else None
     text = pathlib.Path(recipe).read_text(encoding="utf-8")
-    records = _records(source, out)
-    _claim(out, text, records)
-    train_positions, validation_positions = pipeline.split(
-        records, plan.data.min_images, plan.data.max_images, plan.data.validation, plan.seed
-    )
-    classes = len(np.unique(records.labels[train_positions]))
-    on_tensorflow = keras.backend.backend() == "tensorflow"
-    if on_tensorflow and strategy is None:
-        strategy = _all_devices()
     replicas = strategy.num_replicas_in_sync if strategy else 1
     if plan.training.batch_size % replicas:
         raise RecipeError(
             f"`training.batch_size` is the global batch and divides by the {replicas} replicas. "
             f"Received: {plan.training.batch_size}. Set it to a multiple of {replicas}."
         )
+    checkpoints = Checkpoints(out)
+    with distribution.in_company(strategy, str(checkpoints.path)):
+        return _run(plan, text, source, out, strategy, teacher, checkpoints, verbose)
+
+
+def _run(
+    plan: Recipe,
+    text: str,
+    source: str | os.PathLike[str],
+    out: pathlib.Path,
+    strategy: Any,
+    teacher: FaceEmbedder | None,
+    checkpoints: Checkpoints,
+    verbose: int,
+) -> pathlib.Path:
+    first = distribution.is_first(strategy)
+    if first:  # of several workers one packs, and one asks the teacher
+        records = _records(source, out)
+        _claim(out, text, records, checkpoints)
+        checkpoints.clear()
+    distribution.agree(strategy, 0)
+    if not first:
+        records = _records(source, out)
+    train_positions, validation_positions = pipeline.split(
+        records, plan.data.min_images, plan.data.max_images, plan.data.validation, plan.seed
+    )
+    classes = len(np.unique(records.labels[train_positions]))
     keras.utils.set_random_seed(plan.seed)
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = build_model(plan, classes)
@@ -96,16 +120,27 @@ def train(
         model.optimizer.build(model.trainable_variables)
     logging.info("%d crops of %d identities", len(train_positions), classes)
     every = plan.training.checkpoint_steps
-    done = _resume(model, out / _CHECKPOINT)
+    done = checkpoints.restore(model)
+    distribution.agree(strategy, done)
     head = model.layers[-1]
     a_column_a_class = isinstance(head, layers.MarginHead) and head.columns == classes
+    alone = distribution.workers_of(strategy) == 1
+    # In a cluster `predict` is the work of all: what one worker asks for takes a model of its own.
+    predictor = model.layers[1] if alone else build_model(plan, classes).layers[1]
+    faces = FaceEmbedder(predictor, preset_config(plan))
     if plan.backbone.start and not done and a_column_a_class:
-        imprint(model, records, train_positions, plan)
-    validation = _Validation(records, validation_positions, plan, model)
+        predictor.set_weights(model.layers[1].get_weights())
+        imprint(head, faces, records, train_positions)
+    validation = _Validation(records, validation_positions, faces)
     if done:
         logging.info("going on from step %d of %d", done, plan.training.steps)
     if done < plan.training.steps:
-        targets = imitated(teacher, records, train_positions, out / "teacher") if teacher else None
+        targets = None
+        if teacher:
+            if first:
+                imitated(teacher, records, train_positions, out / "teacher")
+            distribution.agree(strategy, done)
+            targets = imitated(teacher, records, train_positions, out / "teacher")
         batches = pipeline.Batches(
             records,
             train_positions,
@@ -115,34 +150,42 @@ def train(
             augmentation=plan.augmentation,
             targets=targets,
         )
-        feed = pipeline.dataset if on_tensorflow else pipeline.py_dataset
-        data = feed(batches, done, plan.training.steps)
-        log = keras.callbacks.CSVLogger(str(out / "log.csv"), append=done > 0)
-        watch = _Watch(out / _CHECKPOINT)
-        callbacks = [watch, validation, _Checkpoint(out / _CHECKPOINT, watch), log]
-        if on_tensorflow:
-            callbacks.append(
-                keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False)
+        if keras.backend.backend() == "tensorflow":
+            data = pipeline.dataset(batches, done, plan.training.steps, strategy)
+        else:
+            data = pipeline.py_dataset(batches, done, plan.training.steps)
+        if not alone:
+            mend_fit(model, batches.batch(0, 0, strategy.num_replicas_in_sync))
+        watch = Watch(checkpoints, plan.optimizer.warmup)
+        callbacks = [watch]
+        if first:
+            callbacks += [validation, _Keep(checkpoints, watch), *_logs(out, done)]
+        try:
+            model.fit(
+                data,
+                shuffle=False,
+                initial_epoch=done // every,
+                epochs=plan.training.steps // every,
+                steps_per_epoch=every,
+                verbose=verbose,
+                callbacks=callbacks,
             )
-        model.fit(
-            data,
-            shuffle=False,
-            initial_epoch=done // every,
-            epochs=plan.training.steps // every,
-            steps_per_epoch=every,
-            verbose=verbose,
-            callbacks=callbacks,
-        )
+        finally:
+            checkpoints.wait()
         if watch.failure:
             raise TrainingError(watch.failure)
-    return _publish(model, plan, text, records, train_positions, validation, out / "preset")
+    if first:
+        _publish(model, plan, text, records, train_positions, validation, out / "preset")
+    distribution.agree(strategy, plan.training.steps)
+    return out / "preset"
 
 
-def _all_devices() -> Any:
-    import tensorflow as tf
-
-    gpus = tf.config.list_logical_devices("GPU")
-    return tf.distribute.MirroredStrategy() if gpus else tf.distribute.get_strategy()
+def _logs(out: pathlib.Path, done: int) -> list[keras.callbacks.Callback]:
+    log = keras.callbacks.CSVLogger(str(out / "log.csv"), append=done > 0)
+    if keras.backend.backend() != "tensorflow":
+        return [log]
+    board = keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False)
+    return [log, board]
 
 
 def build_model(recipe: Recipe, classes: int) -> Sequential:
@@ -212,21 +255,28 @@ def start_from(backbone: keras.Model, preset: str) -> None:
     logging.info("%d layers start from %s", taken, preset)
 
 
-def imprint(model: Sequential, records: Records, positions: np.ndarray, plan: Recipe) -> None:
+def imprint(
+    head: layers.MarginHead, faces: FaceEmbedder, records: Records, positions: np.ndarray
+) -> None:
     """Turns the class weights of a new head to their classes' mean embeddings.
 
     A backbone that starts from a preset knows more than a head that starts at random; trained
     together, the head's first gradients would undo it. The weights keep their lengths.
 
+    Args:
+        head: with a column a class.
+        faces: with the backbone that it follows.
+        records: the crops.
+        positions: which of them; their people are the classes, in order.
+
     Source: weight imprinting, arXiv 1712.07136, section 3.2.
     """
-    faces = FaceEmbedder(model.layers[1], preset_config(plan))
+    size = (faces.config.height, faces.config.width)
     labels = np.unique(records.labels[positions], return_inverse=True)[1]
-    head = model.layers[-1]
     means = np.zeros(tuple(head.kernel.shape), np.float32)
     for start in range(0, len(positions), 1024):
         part = slice(start, start + 1024)
-        crops = centre(records.crops(positions[part]), (plan.backbone.height, plan.backbone.width))
+        crops = centre(records.crops(positions[part]), size)
         np.add.at(means.T, labels[part], faces.embed_crops(crops))
     lengths = np.linalg.norm(keras.ops.convert_to_numpy(head.kernel), axis=0)
     head.kernel.assign(means * (lengths / np.maximum(np.linalg.norm(means, axis=0), 1e-12)))
@@ -366,16 +416,12 @@ def _records(source: str | os.PathLike[str], out: pathlib.Path) -> Records:
     return records
 
 
-def _claim(out: pathlib.Path, text: str, records: Records) -> None:
+def _claim(out: pathlib.Path, text: str, records: Records, checkpoints: Checkpoints) -> None:
     """Makes `out` the folder of this run, or refuses where it is another's."""
     stamp = {"recipe.toml": text, "records.sha256": records.checksum + "\n"}
     for name, content in stamp.items():
         path = out / name
-        if (
-            (out / _CHECKPOINT).exists()
-            and path.exists()
-            and path.read_text(encoding="utf-8") != content
-        ):
+        if checkpoints.kept and path.exists() and path.read_text(encoding="utf-8") != content:
             raise TrainingError(
                 f"{out} holds a run with another {name}. Give a new folder with `--out`, or delete "
                 "this one to train anew."
@@ -385,94 +431,28 @@ def _claim(out: pathlib.Path, text: str, records: Records) -> None:
             temporary.write_text(content, encoding="utf-8")
 
 
-def _resume(model: keras.Model, checkpoint: pathlib.Path) -> int:
-    """Restores the last checkpoint, if there is one, and returns its step."""
-    if not checkpoint.exists():
-        return 0
-    try:
-        model.load_weights(checkpoint)
-    except Exception as error:
-        raise TrainingError(
-            f"{checkpoint} cannot be restored ({str(error).splitlines()[0]}). Delete it to start "
-            "from the first step."
-        ) from error
-    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+class _Keep(keras.callbacks.Callback):
+    """Keeps a checkpoint after every epoch whose numbers are finite."""
 
-
-class _Watch(keras.callbacks.Callback):
-    """Logs λ and the mean target angle; stops on a loss that is no longer finite."""
-
-    def __init__(self, checkpoint: pathlib.Path) -> None:
+    def __init__(self, checkpoints: Checkpoints, watch: Watch) -> None:
         super().__init__()
-        self.checkpoint = checkpoint
-        self.failure = ""
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self.first, self.started = self._step(), time.perf_counter()
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        if logs and not math.isfinite(float(logs["loss"])):
-            self._fail("The loss is")
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if logs is None:
-            return
-        if not all(np.isfinite(weight).all() for weight in self.model.get_weights()):
-            self._fail("A weight is")
-        steps = self._step() - self.first
-        logs.update(self._head())
-        logs["steps_per_second"] = steps / (time.perf_counter() - self.started)
-
-    def _fail(self, what: str) -> None:
-        if not self.failure:
-            kept = f"{self.checkpoint} is intact" if self.checkpoint.exists() else "none was kept"
-            state = ", ".join(f"{key} {value:.4g}" for key, value in self._head().items())
-            self.failure = (
-                f"{what} no longer finite at step {self._step()} ({state}). Lower "
-                "`optimizer.learning_rate`, set `optimizer.clip`, or raise lambda's floor in "
-                f"`head.annealing`. Last checkpoint: {kept}."
-            )
-            self.model.stop_training = True
-
-    def _step(self) -> int:
-        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-
-    def _head(self) -> dict[str, float]:
-        head = self.model.layers[-1]
-        state = {"lambda": head.annealing_lambda()} if isinstance(head, layers.ASoftmax) else {}
-        if isinstance(head, layers.MarginHead):
-            state["target_angle"] = math.degrees(
-                float(keras.ops.convert_to_numpy(head.target_angle))
-            )
-        return state
-
-
-class _Checkpoint(keras.callbacks.Callback):
-    """Keeps network, head, optimiser and annealing after every epoch, whole and finite."""
-
-    def __init__(self, path: pathlib.Path, watch: _Watch) -> None:
-        super().__init__()
-        self.path = path
+        self.checkpoints = checkpoints
         self.watch = watch
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if not self.watch.failure:
-            with atomic_path(self.path) as temporary:
-                self.model.save_weights(temporary, overwrite=True)
+        if self.watch.finite:
+            self.checkpoints.keep(self.model)
 
 
 class _Validation(keras.callbacks.Callback):
     """Verification on the identities held out: AUC and TAR at FAR 1e-2 after every epoch."""
 
-    def __init__(
-        self, records: Records, positions: np.ndarray, plan: Recipe, model: keras.Model
-    ) -> None:
+    def __init__(self, records: Records, positions: np.ndarray, faces: FaceEmbedder) -> None:
         super().__init__()
         positions = whole_people(records.labels, positions, evaluation.MOST_CROPS)
         self.identities = [records.identities[label] for label in records.labels[positions]]
-        self.config = preset_config(plan)
-        self.backbone = model.layers[1]
-        size = (plan.backbone.height, plan.backbone.width)
+        self.faces = faces
+        size = (faces.config.height, faces.config.width)
         self.crops = (
             centre(records.crops(positions), size) if self.usable else np.zeros(0, np.uint8)
         )
@@ -486,7 +466,10 @@ class _Validation(keras.callbacks.Callback):
         if logs is None or not self.usable or self.model.stop_training:
             return
         with averaged(self.model):
-            embeddings = FaceEmbedder(self.backbone, self.config).embed_crops(self.crops)
+            trained = self.model.layers[1]
+            if self.faces.backbone is not trained:
+                self.faces.backbone.set_weights(trained.get_weights())
+            embeddings = self.faces.embed_crops(self.crops)
         if not np.isfinite(embeddings).all():
             return
         similarities, same = evaluation.all_pairs(embeddings, self.identities)

@@ -75,6 +75,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory, crops: pathlib.Path) -> path
     return out
 
 
+def checkpoint(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(path / "checkpoint.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def step_of(arrays: dict[str, np.ndarray]) -> int:
+    return int(next(value for name, value in arrays.items() if name.endswith(".iteration")))
+
+
 def weights(path: pathlib.Path) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     with h5py.File(path) as file:
@@ -121,24 +130,24 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
 ) -> None:
     (tmp_path / "mine.toml").write_text(RECIPE)
     command = [sys.executable, "-c", PROGRAM, "mine.toml", str(crops), "run"]
-    checkpoint = tmp_path / "run" / "checkpoint.weights.h5"
+    kept = tmp_path / "run" / "checkpoint.npz"
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
-        while not checkpoint.exists() and process.poll() is None:
+        while not kept.exists() and process.poll() is None:
             assert time.monotonic() < deadline, "no checkpoint within two minutes"
             time.sleep(0.02)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    step = int(weights(checkpoint)["optimizer/vars/0"])
+    step = step_of(checkpoint(tmp_path / "run"))
     assert 3 <= step < 12, f"killed at step {step}, which shows nothing"
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, stderr=subprocess.DEVNULL)
-    one, other = weights(whole / "run" / "checkpoint.weights.h5"), weights(checkpoint)
-    assert set(one) == set(other)
-    for name, value in one.items():
-        np.testing.assert_allclose(other[name], value, atol=1e-6, err_msg=name)
+    one, other = checkpoint(whole / "run"), checkpoint(tmp_path / "run")
+    assert len(one) == len(other)
+    for (name, value), resumed in zip(one.items(), other.values(), strict=True):
+        np.testing.assert_allclose(resumed, value, atol=1e-6, err_msg=name)
     stored = [p / "preset" / "model.weights.h5" for p in (whole / "run", tmp_path / "run")]
     for name, value in weights(stored[0]).items():
         np.testing.assert_allclose(weights(stored[1])[name], value, atol=1e-3, err_msg=name)
@@ -264,13 +273,12 @@ def test_the_average_of_the_weights_is_validated_and_published(
     np.testing.assert_array_equal(kernel.numpy(), steps)
     assert np.abs(mean - steps).max() > 1e-5
 
-    checkpoint = tmp_path / "run" / "checkpoint.weights.h5"
     preset = train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)
     first = (preset / "model.weights.h5").read_bytes()
     again = train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)  # from its checkpoint
     assert (again / "model.weights.h5").read_bytes() == first
     published = next(v for v in weights(preset / "model.weights.h5").values() if v.ndim == 2)
-    last = [v for v in weights(checkpoint).values() if v.shape == published.shape]
+    last = [v for v in checkpoint(tmp_path / "run").values() if v.shape == published.shape]
     differences = [float(np.abs(v - published).max()) for v in last]
     assert min(differences) < 1e-3  # the average, which the optimiser keeps
     assert len([d for d in differences if d > 2e-3]) >= 1  # the last step's
@@ -282,10 +290,10 @@ def test_a_head_is_imprinted_with_its_classes_means(
     plan = load_recipe(whole / "mine.toml")
     model, records = build_model(plan, 8), open_records(whole / "run" / "records")
     lengths = np.linalg.norm(model.layers[-1].kernel.numpy(), axis=0)
-    imprint(model, records, np.arange(len(records.labels)), plan)
+    faces = FaceEmbedder(model.layers[1], FaceEmbedder.from_preset(whole / "run/preset").config)
+    imprint(model.layers[-1], faces, records, np.arange(len(records.labels)))
     kernel = model.layers[-1].kernel.numpy()
     np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), lengths, rtol=1e-5)
-    faces = FaceEmbedder(model.layers[1], FaceEmbedder.from_preset(whole / "run/preset").config)
     embeddings = faces.embed_crops(records.crops(np.arange(len(records.labels))))
     for label in range(8):
         mean = embeddings[records.labels == label].mean(axis=0)
@@ -314,8 +322,8 @@ def test_a_damaged_checkpoint_is_named(
 ) -> None:
     (tmp_path / "mine.toml").write_text(RECIPE)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoint.weights.h5").write_bytes(b"no checkpoint")
-    with pytest.raises(TrainingError, match=r"checkpoint.weights.h5 cannot be restored.*Delete"):
+    (tmp_path / "run" / "checkpoint.npz").write_bytes(b"no checkpoint")
+    with pytest.raises(TrainingError, match=r"checkpoint.npz is damaged \(File is not.*Delete"):
         train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)
 
 
@@ -327,7 +335,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     with pytest.raises(TrainingError, match=message):
         train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)
     assert not (tmp_path / "run" / "preset").exists()
-    assert not (tmp_path / "run" / "checkpoint.weights.h5").exists()
+    assert not (tmp_path / "run" / "checkpoint.npz").exists()
 
 
 def test_mirrored_replicas_train_like_one_device(
@@ -351,11 +359,10 @@ train("mine.toml", sys.argv[1], "two", strategy=two, verbose=0)
         check=True,
         stderr=subprocess.DEVNULL,
     )
-    one = weights(tmp_path / "one" / "checkpoint.weights.h5")
-    two = weights(tmp_path / "two" / "checkpoint.weights.h5")
-    assert set(one) == set(two) and int(two["optimizer/vars/0"]) == 3
-    for name, value in one.items():
-        np.testing.assert_allclose(two[name], value, atol=1e-6, err_msg=name)
+    one, two = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
+    assert len(one) == len(two) and step_of(two) == 3
+    for (name, value), other in zip(one.items(), two.values(), strict=True):
+        np.testing.assert_allclose(other, value, atol=1e-6, err_msg=name)
 
 
 def test_people_are_taken_whole_and_at_random() -> None:

@@ -116,35 +116,65 @@ class Batches:
         self.wanted = labels if targets is None else targets
         self._order = functools.lru_cache(2)(self._shuffled)
 
-    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the crops, uint8 `(batch, height, width, 3)`, and labels or targets of a step."""
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the crops, uint8 `(n, height, width, 3)`, and labels or targets of a step.
+
+        Args:
+            step: from 0.
+            part: which of the parts, from 0.
+            parts: equal ones that the global batch is cut into.
+        """
         epoch, number = divmod(int(step), len(self.positions) // self.batch_size)
-        chosen = self._order(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
+        size = self.batch_size // parts
+        rows = slice(part * size, (part + 1) * size)
+        chosen = self._order(epoch)[number * self.batch_size :][rows]
         draws = np.random.default_rng([self.seed, 3, int(step)]).random((self.batch_size, DRAWS))
-        images = np.empty((self.batch_size, *self.size, 3), np.uint8)
+        images = np.empty((size, *self.size, 3), np.uint8)
         for place, position in enumerate(self.positions[chosen]):
             crop = self.records.crop(position)
-            images[place] = augment(crop, self.size, self.augmentation, draws[place])
+            images[place] = augment(crop, self.size, self.augmentation, draws[rows][place])
         return images, self.wanted[chosen]
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, 2, epoch]).permutation(len(self.positions))
 
 
-def dataset(batches: Batches, start: int, stop: int) -> Any:
-    """Returns the batches of steps `start` to `stop` as a `tf.data.Dataset`."""
+def dataset(batches: Batches, start: int, stop: int, strategy: Any = None) -> Any:
+    """Returns the batches of steps `start` to `stop` as a `tf.data.Dataset`.
+
+    Args:
+        batches: of the run.
+        start: the first step.
+        stop: the step after the last.
+        strategy: a `tf.distribute.Strategy`; over several replicas the data are distributed: every
+            process decodes the parts of its own replicas and no others.
+    """
     import tensorflow as tf
 
-    def load(step: Any) -> tuple[Any, Any]:
-        images, wanted = tf.numpy_function(
-            batches.batch, [step], [tf.uint8, batches.wanted.dtype], stateful=False
-        )
-        images.set_shape([batches.batch_size, *batches.size, 3])
-        wanted.set_shape([batches.batch_size, *batches.wanted.shape[1:]])
-        return images, wanted
+    replicas = strategy.num_replicas_in_sync if strategy else 1
+    size = batches.batch_size // replicas
 
-    data = tf.data.Dataset.range(start, stop)
-    return data.map(load, num_parallel_calls=os.cpu_count()).prefetch(tf.data.AUTOTUNE)
+    def feed(local: int, first: int) -> Any:
+        def load(number: Any) -> tuple[Any, Any]:
+            step, part = start + number // local, first + number % local
+            images, wanted = tf.numpy_function(
+                functools.partial(batches.batch, parts=replicas),
+                [step, part],
+                [tf.uint8, batches.wanted.dtype],
+                stateful=False,
+            )
+            images.set_shape([size, *batches.size, 3])
+            wanted.set_shape([size, *batches.wanted.shape[1:]])
+            return images, wanted
+
+        data = tf.data.Dataset.range((stop - start) * local)
+        return data.map(load, num_parallel_calls=os.cpu_count()).prefetch(tf.data.AUTOTUNE)
+
+    def own(context: Any) -> Any:
+        local = replicas // context.num_input_pipelines
+        return feed(local, context.input_pipeline_id * local)
+
+    return feed(1, 0) if replicas == 1 else strategy.distribute_datasets_from_function(own)
 
 
 def py_dataset(batches: Batches, start: int, stop: int) -> Any:
