@@ -22,8 +22,8 @@ class Sequential(keras.Sequential):
         **kwargs: of `keras.Sequential`.
 
     Raises:
-        ValueError: in `fit`, where the last layer is not a head, or labels are missing, one-hot,
-            floats or out of range.
+        ValueError: in `fit`, where the last layer is not a head, labels are missing, one-hot,
+            floats or out of range, or XLA is to compile what runs on several replicas.
 
     Example:
 
@@ -60,7 +60,14 @@ class Sequential(keras.Sequential):
         return self.layers[-1](x, labels, training=training)
 
     def _check(self, x: Any, y: Any) -> None:
-        """Tells a missing label or head before JAX and torch call the metrics without them."""
+        """Tells what is missing before Keras stumbles over it, and what would stop it for good."""
+        strategy = getattr(self, "distribute_strategy", None)
+        if self.jit_compile is True and strategy and strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                f"XLA cannot compile a step that {strategy.num_replicas_in_sync} replicas take "
+                "together under tf.distribute. Received: compile(jit_compile=True). Pass "
+                '`jit_compile=False` or "auto".'
+            )
         if y is not None or isinstance(x, np.ndarray):
             self._with_labels((x, y))
 

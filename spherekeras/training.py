@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from spherekeras import backbones, distribution, evaluation, layers, presets
+from spherekeras import backbones, distribution, evaluation, layers, presets, sharding
 from spherekeras.checkpoints import Checkpoints
 from spherekeras.data import pipeline
 from spherekeras.data.records import Records, fingerprint, open_records, pack
@@ -55,7 +55,7 @@ def train(
         out: folder of the run.
         strategy: on the TensorFlow backend, a `tf.distribute.Strategy`; by default what
             `spherekeras.distribution.strategy` finds: the workers of TF_CONFIG, else all GPUs,
-            else the processor.
+            else the processor. On the JAX backend all devices train, see `spherekeras.sharding`.
         verbose: 0 silent, 1 progress bar, 2 one line a checkpoint.
 
     Returns:
@@ -78,7 +78,7 @@ def train(
         check_source(plan, plan.teacher.preset, "teacher.preset")
     teacher = load_teacher(plan) if plan.teacher.preset else None
     text = pathlib.Path(recipe).read_text(encoding="utf-8")
-    replicas = strategy.num_replicas_in_sync if strategy else 1
+    replicas = strategy.num_replicas_in_sync if strategy else sharding.devices()
     if plan.training.batch_size % replicas:
         raise RecipeError(
             f"`training.batch_size` is the global batch and divides by the {replicas} replicas. "
@@ -111,23 +111,24 @@ def _run(
         records, plan.data.min_images, plan.data.max_images, plan.data.validation, plan.seed
     )
     classes = len(np.unique(records.labels[train_positions]))
+    logging.info("%d crops of %d identities", len(train_positions), classes)
     keras.utils.set_random_seed(plan.seed)
-    with strategy.scope() if strategy else contextlib.nullcontext():
+    # A head that draws its classes gathers their weights; an imitator has none.
+    shared = None if plan.teacher.preset or "sampling" in plan.head.arguments else classes
+    with strategy.scope() if strategy else sharding.over_devices(shared):
         model = build_model(plan, classes)
         if plan.backbone.start:
             start_from(model.layers[1], plan.backbone.start)
         compile_model(model, plan)
         model.optimizer.build(model.trainable_variables)
-    logging.info("%d crops of %d identities", len(train_positions), classes)
-    every = plan.training.checkpoint_steps
     done = checkpoints.restore(model)
     distribution.agree(strategy, done)
-    head = model.layers[-1]
-    a_column_a_class = isinstance(head, layers.MarginHead) and head.columns == classes
-    alone = distribution.workers_of(strategy) == 1
-    # In a cluster `predict` is the work of all: what one worker asks for takes a model of its own.
+    # Over several processors `predict` is the work of all; validation takes a model of its own.
+    alone = distribution.workers_of(strategy) == sharding.devices() == 1
     predictor = model.layers[1] if alone else build_model(plan, classes).layers[1]
     faces = FaceEmbedder(predictor, preset_config(plan))
+    head = model.layers[-1]
+    a_column_a_class = isinstance(head, layers.MarginHead) and head.columns == classes
     if plan.backbone.start and not done and a_column_a_class:
         predictor.set_weights(model.layers[1].get_weights())
         imprint(head, faces, records, train_positions)
@@ -150,26 +151,13 @@ def _run(
             augmentation=plan.augmentation,
             targets=targets,
         )
-        if keras.backend.backend() == "tensorflow":
-            data = pipeline.dataset(batches, done, plan.training.steps, strategy)
-        else:
-            data = pipeline.py_dataset(batches, done, plan.training.steps)
-        if not alone:
-            mend_fit(model, batches.batch(0, 0, strategy.num_replicas_in_sync))
         watch = Watch(checkpoints, plan.optimizer.warmup)
         callbacks = [watch]
         if first:
             callbacks += [validation, _Keep(checkpoints, watch), *_logs(out, done)]
         try:
-            model.fit(
-                data,
-                shuffle=False,
-                initial_epoch=done // every,
-                epochs=plan.training.steps // every,
-                steps_per_epoch=every,
-                verbose=verbose,
-                callbacks=callbacks,
-            )
+            with sharding.over_devices(shared):
+                _fit(model, plan, batches, done, strategy, callbacks, verbose)
         finally:
             checkpoints.wait()
         if watch.failure:
@@ -178,6 +166,34 @@ def _run(
         _publish(model, plan, text, records, train_positions, validation, out / "preset")
     distribution.agree(strategy, plan.training.steps)
     return out / "preset"
+
+
+def _fit(
+    model: keras.Model,
+    plan: Recipe,
+    batches: pipeline.Batches,
+    done: int,
+    strategy: Any,
+    callbacks: list[keras.callbacks.Callback],
+    verbose: int,
+) -> None:
+    """Keras' `fit`, from a step to the last."""
+    steps, every = plan.training.steps, plan.training.checkpoint_steps
+    if keras.backend.backend() == "tensorflow":
+        data = pipeline.dataset(batches, done, steps, strategy)
+    else:
+        data = pipeline.py_dataset(batches, done, steps)
+    if distribution.workers_of(strategy) > 1:
+        mend_fit(model, batches.batch(0, 0, strategy.num_replicas_in_sync))
+    model.fit(
+        data,
+        shuffle=False,
+        initial_epoch=done // every,
+        epochs=steps // every,
+        steps_per_epoch=every,
+        verbose=verbose,
+        callbacks=callbacks,
+    )
 
 
 def _logs(out: pathlib.Path, done: int) -> list[keras.callbacks.Callback]:
@@ -357,7 +373,8 @@ def compile_model(model: keras.Model, recipe: Recipe) -> None:
     model.compile(
         optimizer,
         keras.losses.CosineSimilarity() if imitates else model.layers[-1].loss(),
-        jit_compile=False,  # slower than plain TensorFlow on a CPU, an error in MirroredStrategy
+        # XLA is slower than plain TensorFlow on a CPU and an error in MirroredStrategy.
+        jit_compile=keras.backend.backend() == "jax",
     )
 
 
@@ -469,7 +486,8 @@ class _Validation(keras.callbacks.Callback):
             trained = self.model.layers[1]
             if self.faces.backbone is not trained:
                 self.faces.backbone.set_weights(trained.get_weights())
-            embeddings = self.faces.embed_crops(self.crops)
+            with sharding.apart():
+                embeddings = self.faces.embed_crops(self.crops)
         if not np.isfinite(embeddings).all():
             return
         similarities, same = evaluation.all_pairs(embeddings, self.identities)

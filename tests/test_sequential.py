@@ -1,6 +1,7 @@
 """The thin Sequential against the Functional form, and through saving."""
 
 import pathlib
+import types
 
 import keras
 import numpy as np
@@ -141,3 +142,14 @@ def test_bad_labels_are_named_before_a_step_compiles() -> None:
         model.fit(x, y + 1, verbose=0)
     with pytest.raises(ValueError, match=r"For one-hot labels pass `ops.argmax"):
         model.fit(x, np.eye(CLASSES)[y], verbose=0)
+
+
+def test_xla_over_replicas_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("tf.distribute belongs to the TensorFlow backend")
+    model = sk.Sequential([keras.layers.Dense(4), sk.layers.ASoftmax(3)])
+    model.compile("sgd", model.layers[-1].loss(), jit_compile=True)
+    two = types.SimpleNamespace(num_replicas_in_sync=2)
+    monkeypatch.setattr(type(model), "distribute_strategy", two)
+    with pytest.raises(ValueError, match=r"XLA cannot compile a step that 2 replicas .*`jit_c"):
+        model.fit(np.ones((4, 5), "float32"), np.arange(4) % 3, verbose=0)

@@ -1,0 +1,102 @@
+"""Eight JAX devices: one device's weights, and a program in which no class weights travel."""
+
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from spherekeras import sharding
+from spherekeras.data.drawn_faces import drawn_crops
+from spherekeras.data.records import pack
+
+CLASSES, STEPS = 40, 6  # 5 a device: no other axis has 5 or 40
+RECIPE = f"""
+[data]
+validation = 0.0
+[backbone]
+depth = 4
+embedding_dim = 16
+[head]
+annealing = [10.0, 0.12, 1.0, 5.0]
+[optimizer]
+learning_rate = 0.01
+warmup = 2
+[training]
+steps = {STEPS}
+batch_size = 8
+checkpoint_steps = 3
+"""
+PROGRAM = """
+import sys
+sys.modules["tensorflow"] = None  # importing it fails
+import keras
+from spherekeras.training import train
+train(*sys.argv[1:], verbose=0)
+assert keras.distribution.distribution() is None
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("jax is not installed, so training on several of its devices was not tried")
+    root = tmp_path_factory.mktemp("sharding")
+    for number, (crop, label) in enumerate(zip(*drawn_crops(range(CLASSES), 2), strict=True)):
+        (root / "crops" / f"p{label}").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / "crops" / f"p{label}" / f"{number}.png"), crop[..., ::-1])
+    pack(root / "crops", root / "records")
+    (root / "mine.toml").write_text(RECIPE)
+    for devices in (1, 8):
+        flags = [
+            f"--xla_force_host_platform_device_count={devices}",
+            "--xla_cpu_multi_thread_eigen=false",  # devices that wait would hold all threads
+            f"--xla_dump_to={root}/hlo{devices} --xla_dump_hlo_as_text",
+        ]
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, "mine.toml", "records", f"run{devices}"],
+            cwd=root,
+            env={
+                **os.environ,
+                "KERAS_BACKEND": "jax",
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": " ".join(flags),
+            },
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    return root
+
+
+def test_eight_devices_are_one(runs: pathlib.Path) -> None:
+    one, eight = (np.load(runs / f"run{n}" / "checkpoint.npz") for n in (1, 8))
+    assert len(one) == len(eight) > 10
+    for mine, theirs in zip(sorted(one), sorted(eight), strict=True):
+        np.testing.assert_allclose(eight[theirs], one[mine], atol=1e-6, err_msg=mine)
+
+
+def test_no_class_weights_and_no_logits_travel(runs: pathlib.Path) -> None:
+    """Reads the program that ran: what it gathers, and what a device computes."""
+    (step,) = runs.glob("hlo8/*train_step*after_optimizations.txt")
+    text = step.read_text()
+    moved = re.findall(r"= (.*?) (?:all-gather|all-to-all|collective-permute)(?:-start)?\(", text)
+    shapes = {shape for line in moved for shape in re.findall(r"\w+\[[\d,]*\]", line)}
+    assert "f32[8,16]" in shapes  # the embeddings of the whole batch
+    share, whole = str(CLASSES // 8), str(CLASSES)
+    assert f"f32[16,{share}]" in text and f"f32[8,{share}]" in text  # its columns and logits
+    assert f"f32[16,{whole}]" not in text and f"f32[8,{whole}]" not in text
+    assert not [s for s in shapes if {share, whole} & set(re.findall(r"\d+", s.split("[")[1]))]
+
+
+def test_one_processor_is_left_as_it_is() -> None:
+    import keras
+
+    with sharding.over_devices(10), sharding.apart():
+        assert keras.distribution.distribution() is None
