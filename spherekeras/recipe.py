@@ -88,9 +88,12 @@ class Teacher:
 
     Attributes:
         preset: its name or folder; none to train a head on labels.
+        varied: whether it sees each crop as it is varied for the imitator, at every step, and not
+            once the undisturbed crop.
     """
 
     preset: str = ""
+    varied: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

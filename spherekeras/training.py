@@ -29,7 +29,7 @@ from spherekeras.multi_worker_fit import mend_fit
 from spherekeras.presets import PresetConfig
 from spherekeras.recipe import Backbone, Head, Optimizer, Recipe, load_recipe
 from spherekeras.sequential import Sequential
-from spherekeras.teacher import imitated
+from spherekeras.teacher import centred, embeddings_of, onlooker
 from spherekeras.watch import Watch
 
 _SCALE, _OFFSET = 1 / 128, 127.5
@@ -136,12 +136,16 @@ def _run(
     if done:
         logging.info("going on from step %d of %d", done, plan.training.steps)
     if done < plan.training.steps:
-        targets = None
+        targets = sees = None
         if teacher:
             if first:
-                imitated(teacher, records, train_positions, out / "teacher")
+                embeddings_of(teacher, records, train_positions, out / "teacher")
             distribution.agree(strategy, done)
-            targets = imitated(teacher, records, train_positions, out / "teacher")
+            told = embeddings_of(teacher, records, train_positions, out / "teacher")
+            mean = told.mean(axis=0, dtype=np.float64)
+            targets = centred(told, mean)
+            if plan.teacher.varied:
+                sees = onlooker(teacher, records, mean, out / "teacher")
         batches = pipeline.Batches(
             records,
             train_positions,
@@ -150,6 +154,7 @@ def _run(
             size=(plan.backbone.height, plan.backbone.width),
             augmentation=plan.augmentation,
             targets=targets,
+            onlooker=sees,
         )
         watch = Watch(checkpoints, plan.optimizer.warmup)
         callbacks = [watch]
@@ -292,7 +297,7 @@ def imprint(
     means = np.zeros(tuple(head.kernel.shape), np.float32)
     for start in range(0, len(positions), 1024):
         part = slice(start, start + 1024)
-        crops = centre(records.crops(positions[part]), size)
+        crops = pipeline.centre(records.crops(positions[part]), size)
         np.add.at(means.T, labels[part], faces.embed_crops(crops))
     lengths = np.linalg.norm(keras.ops.convert_to_numpy(head.kernel), axis=0)
     head.kernel.assign(means * (lengths / np.maximum(np.linalg.norm(means, axis=0), 1e-12)))
@@ -471,7 +476,9 @@ class _Validation(keras.callbacks.Callback):
         self.faces = faces
         size = (faces.config.height, faces.config.width)
         self.crops = (
-            centre(records.crops(positions), size) if self.usable else np.zeros(0, np.uint8)
+            pipeline.centre(records.crops(positions), size)
+            if self.usable
+            else np.zeros(0, np.uint8)
         )
 
     @property
@@ -522,12 +529,6 @@ def preset_config(plan: Recipe) -> PresetConfig:
         offset=_OFFSET,
         channel_order="RGB",
     )
-
-
-def centre(crops: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns the middle of crops, (n, *size, 3)."""
-    top, left = (crops.shape[1] - size[0]) // 2, (crops.shape[2] - size[1]) // 2
-    return np.ascontiguousarray(crops[:, top : top + size[0], left : left + size[1]])
 
 
 def _publish(

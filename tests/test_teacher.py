@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+import threading
 from typing import Any
 
 import cv2
@@ -11,7 +12,9 @@ import pytest
 import spherekeras as sk
 from spherekeras import teacher
 from spherekeras.data.alignment import TEMPLATES, similarity_transform, warp
+from spherekeras.data.augmentation import Augmentation
 from spherekeras.data.drawn_faces import drawn_crops
+from spherekeras.data.pipeline import Batches
 from spherekeras.data.records import Records, pack
 from spherekeras.errors import DataError, RecipeError
 from spherekeras.presets import PresetConfig
@@ -65,21 +68,16 @@ def records(crops: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Re
     return pack(crops, tmp_path_factory.mktemp("records"))
 
 
-def centred(embeddings: np.ndarray) -> np.ndarray:
-    apart = embeddings - embeddings.mean(axis=0)
-    return apart / np.linalg.norm(apart, axis=1, keepdims=True)
-
-
 def test_embeddings_are_the_presets_with_the_mirror_image(
     preset: pathlib.Path, records: Records, tmp_path: pathlib.Path
 ) -> None:
     positions = np.array([5, 0, 17])
-    targets = teacher.imitated(sk.load_preset(preset), records, positions, tmp_path)
+    targets = teacher.embeddings_of(sk.load_preset(preset), records, positions, tmp_path)
     faces = sk.load_preset(preset)
     pictures = records.crops(positions)
     wanted = faces.embed_crops(pictures, normalize=False)
     wanted = wanted + faces.embed_crops(pictures[:, :, ::-1], normalize=False)
-    wanted = centred(wanted / np.linalg.norm(wanted, axis=1, keepdims=True))
+    wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
     assert targets.dtype == np.float32
     np.testing.assert_allclose(targets, wanted, atol=1e-5)
 
@@ -88,26 +86,63 @@ def test_a_teacher_of_another_template_sees_the_crops_turned_into_it(
     records: Records, tmp_path: pathlib.Path
 ) -> None:
     preset = _preset(tmp_path / "wide", 112)
-    targets = teacher.imitated(sk.load_preset(preset), records, np.arange(4), tmp_path / "blocks")
+    targets = teacher.embeddings_of(
+        sk.load_preset(preset), records, np.arange(4), tmp_path / "blocks"
+    )
     edges = np.pad(records.crops(np.arange(4)), ((0, 0), (0, 0), (8, 8), (0, 0)), mode="edge")
     wanted = sk.load_preset(preset).embed_crops(edges, mirror="sum")
-    np.testing.assert_allclose(targets, centred(wanted), atol=1e-5)
+    np.testing.assert_allclose(targets, wanted, atol=1e-5)
     own, other = (np.array(TEMPLATES[n].landmarks) for n in ("sphereface_112x96", "dlib_150x150"))
     turn = similarity_transform(own, other)
     assert warp(records.crop(0), turn, 150, 150).shape == (150, 150, 3)
+
+
+def test_what_all_faces_share_is_taken_off() -> None:
+    told = np.array([[3.0, 4.0], [3.0, 0.0], [3.0, -4.0]], np.float32)
+    centred = teacher.centred(told, told.mean(axis=0))
+    np.testing.assert_allclose(centred, [[0, 1], [0, 0], [0, -1]], atol=1e-6)
+
+
+def test_an_onlooker_sees_the_crops_as_they_were_varied(
+    records: Records, tmp_path: pathlib.Path
+) -> None:
+    """A teacher of a wider crop: its input is the varied picture, not the imitator's cut."""
+    faces = sk.load_preset(_preset(tmp_path / "wide", 112))
+    mean = np.linspace(-0.2, 0.2, 8)
+    look = teacher.onlooker(faces, records, mean, tmp_path / "run")
+    plan = Augmentation(shift=3.0, turn=5.0, grey=0.5)
+    common = {"batch_size": 6, "seed": 1, "augmentation": plan}
+    targets = np.zeros((32, 8), np.float32)
+    batches = Batches(
+        records, np.arange(32), size=(112, 80), targets=targets, onlooker=look, **common
+    )
+    images, wanted = batches.batch(2)
+    varied = Batches(records, np.arange(32), size=(112, 96), **common).batch(2)[0]
+    np.testing.assert_array_equal(images, varied[:, :, 8:88])
+    edges = np.pad(varied, ((0, 0), (0, 0), (8, 8), (0, 0)), mode="edge")
+    said = faces.embed_crops(edges, mirror="none") - mean
+    said = said / np.linalg.norm(said, axis=1, keepdims=True)
+    assert wanted.dtype == np.float32
+    assert (said * wanted).sum(axis=1).min() > 0.998  # dynamic range, less a mean
+    threads = [threading.Thread(target=batches.batch, args=(step,)) for step in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal(batches.batch(2)[1], wanted)
 
 
 def test_work_that_was_cut_off_goes_on(
     preset: pathlib.Path, records: Records, tmp_path: pathlib.Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(teacher, "_BLOCK", 8)
-    whole = teacher.imitated(sk.load_preset(preset), records, np.arange(20), tmp_path)
+    whole = teacher.embeddings_of(sk.load_preset(preset), records, np.arange(20), tmp_path)
     files = sorted(tmp_path.iterdir())
     assert len(files) == 3
     files[1].unlink()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     np.testing.assert_array_equal(
-        teacher.imitated(sk.load_preset(preset), records, np.arange(20), tmp_path), whole
+        teacher.embeddings_of(sk.load_preset(preset), records, np.arange(20), tmp_path), whole
     )
     assert sorted(tmp_path.iterdir()) == files
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
@@ -116,8 +151,8 @@ def test_work_that_was_cut_off_goes_on(
 def test_another_teachers_blocks_are_never_taken(
     preset: pathlib.Path, records: Records, tmp_path: pathlib.Path
 ) -> None:
-    first = teacher.imitated(sk.load_preset(preset), records, np.arange(8), tmp_path)
-    second = teacher.imitated(
+    first = teacher.embeddings_of(sk.load_preset(preset), records, np.arange(8), tmp_path)
+    second = teacher.embeddings_of(
         sk.load_preset(_preset(tmp_path / "x")), records, np.arange(8), tmp_path
     )
     assert np.abs(first - second).max() > 0.01
@@ -129,13 +164,16 @@ def test_crops_of_no_template_are_refused(preset: pathlib.Path, tmp_path: pathli
         cv2.imwrite(str(tmp_path / "crops" / person / "1.png"), np.zeros((64, 64, 3), np.uint8))
     odd = pack(tmp_path / "crops", tmp_path / "records")
     with pytest.raises(DataError, match=r"No template is 64x64, the size of the crops of .*Align "):
-        teacher.imitated(sk.load_preset(preset), odd, np.arange(2), tmp_path / "blocks")
+        teacher.embeddings_of(sk.load_preset(preset), odd, np.arange(2), tmp_path / "blocks")
 
 
+@pytest.mark.parametrize("varied", ["false", "true"])
 def test_a_network_that_imitates_comes_closer_and_is_published(
-    preset: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path
+    preset: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path, varied: str
 ) -> None:
-    (tmp_path / "r.toml").write_text(RECIPE.format(preset=preset))
+    text = RECIPE.format(preset=preset)
+    text = text.replace("[optimizer]", f"varied = {varied}\n[augmentation]\nshift = 2\n[optimizer]")
+    (tmp_path / "r.toml").write_text(text)
     folder = train(tmp_path / "r.toml", crops, tmp_path / "run", verbose=0)
     with open(tmp_path / "run" / "log.csv", newline="") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]

@@ -9,6 +9,7 @@ them, on its own device.
 import functools
 import hashlib
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,12 @@ def split(
     return train, np.flatnonzero(held_out)
 
 
+def centre(crops: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the middle of crops, (n, *size, 3)."""
+    top, left = (crops.shape[1] - size[0]) // 2, (crops.shape[2] - size[1]) // 2
+    return np.ascontiguousarray(crops[:, top : top + size[0], left : left + size[1]])
+
+
 class Batches:
     """The batch of any step.
 
@@ -80,6 +87,7 @@ class Batches:
         size: (height, width) of the crops for the network; cut from the centre.
         augmentation: how crops are varied.
         targets: what to give in place of labels, float32 `(positions, dim)`, a row a position.
+        onlooker: from varied crops of the records' size to what to give in place of the targets.
 
     Raises:
         DataError: fewer positions than one batch, or crops smaller than `size`.
@@ -95,6 +103,7 @@ class Batches:
         size: tuple[int, int],
         augmentation: Augmentation,
         targets: np.ndarray | None = None,
+        onlooker: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         if len(positions) < batch_size:
             raise DataError(
@@ -112,6 +121,7 @@ class Batches:
         self.seed = seed
         self.size = size
         self.augmentation = augmentation
+        self.onlooker = onlooker
         labels = np.unique(records.labels[positions], return_inverse=True)[1].astype(np.int32)
         self.wanted = labels if targets is None else targets
         self._order = functools.lru_cache(2)(self._shuffled)
@@ -129,11 +139,15 @@ class Batches:
         rows = slice(part * size, (part + 1) * size)
         chosen = self._order(epoch)[number * self.batch_size :][rows]
         draws = np.random.default_rng([self.seed, 3, int(step)]).random((self.batch_size, DRAWS))
-        images = np.empty((size, *self.size, 3), np.uint8)
+        whole = (self.records.height, self.records.width)
+        shown = whole if self.onlooker else self.size
+        images = np.empty((size, *shown, 3), np.uint8)
         for place, position in enumerate(self.positions[chosen]):
             crop = self.records.crop(position)
-            images[place] = augment(crop, self.size, self.augmentation, draws[rows][place])
-        return images, self.wanted[chosen]
+            images[place] = augment(crop, shown, self.augmentation, draws[rows][place])
+        if self.onlooker is None:
+            return images, self.wanted[chosen]
+        return centre(images, self.size), self.onlooker(images)
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, 2, epoch]).permutation(len(self.positions))
