@@ -19,7 +19,7 @@ from absl import logging
 from spherekeras.errors import TrainingError
 from spherekeras.files import atomic_path
 
-_DAMAGED = (ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Checkpoints:
@@ -49,6 +49,7 @@ class Checkpoints:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.path = pathlib.Path(folder) / "checkpoint.npz"
         self.before = self.path.with_name("checkpoint.before.npz")
+        self._damaged = False  # the last one, so that it must not push out the one before
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._writing: concurrent.futures.Future[None] | None = None
 
@@ -92,19 +93,24 @@ class Checkpoints:
         Raises:
             TrainingError: all that is there is damaged, or of another model.
         """
-        damaged = []
+        problems = []
         for path in filter(pathlib.Path.exists, (self.path, self.before)):
             try:
-                arrays = _read(path)
+                _assign(model, _read(path))
             except _DAMAGED as error:
-                damaged.append(f"{path} is damaged ({(str(error) or repr(error)).splitlines()[0]})")
-                logging.warning("%s; trying the one before", damaged[-1])
-                continue
-            _assign(model, arrays, path)
-            return step_of(model)
-        if damaged:
+                problems.append(
+                    f"{path} is damaged ({(str(error) or repr(error)).splitlines()[0]})"
+                )
+            except _OtherModelError as error:
+                problems.append(f"{path} is of another model: {error}")
+            else:
+                return step_of(model)
+            self._damaged = self._damaged or path == self.path
+            logging.warning("%s; trying the one before", problems[-1])
+        if problems:
             raise TrainingError(
-                f"{' and '.join(damaged)}. Delete what is damaged to start from the first step."
+                f"{' and '.join(problems)}. Give a new folder with `--out`, or delete what is "
+                "named here to start from the first step."
             )
         return 0
 
@@ -117,11 +123,12 @@ class Checkpoints:
         try:
             with atomic_path(self.path) as temporary:
                 with temporary.open("wb") as file:
-                    np.savez(file, allow_pickle=False, **arrays)
+                    np.savez(file, **arrays)  # type: ignore[arg-type]
                     file.flush()
-                    os.fsync(file.fileno())
-                if self.path.exists():
+                    os.fsync(file.fileno())  # before the one that is replaced is moved
+                if self.path.exists() and not self._damaged:
                     os.replace(self.path, self.before)
+            self._damaged = False
         except OSError as error:
             kept = "The last one is whole" if self.kept else "There is none yet"
             raise TrainingError(
@@ -155,13 +162,16 @@ def _read(path: pathlib.Path) -> list[np.ndarray]:
         return [arrays[name] for name in sorted(arrays.files)]
 
 
-def _assign(model: keras.Model, arrays: list[np.ndarray], path: pathlib.Path) -> None:
+def _assign(model: keras.Model, arrays: list[np.ndarray]) -> None:
     variables = [variable for _, variable in sorted(_variables(model), key=lambda pair: pair[0])]
     if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
-        raise TrainingError(
-            f"{path} is of another model: it holds {len(arrays)} arrays of "
-            f"{sum(a.size for a in arrays):,} values, wanted {len(variables)} of "
-            f"{sum(int(np.prod(v.shape)) for v in variables):,}. Give a new folder with `--out`."
+        raise _OtherModelError(
+            f"{len(arrays)} arrays of {sum(a.size for a in arrays):,} values, wanted "
+            f"{len(variables)} of {sum(int(np.prod(v.shape)) for v in variables):,}"
         )
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
+
+
+class _OtherModelError(Exception):
+    """The arrays are whole, and not those of this model."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from spherekeras import __version__
-from spherekeras.errors import SphereKerasError, WorkerError
+from spherekeras.errors import SphereKerasError, TrainingError, WorkerError
 from spherekeras.terminal import silenced
 
 
@@ -289,6 +289,11 @@ def _train(options: argparse.Namespace) -> int:
     load_recipe(options.recipe)  # a slip in the recipe is told before TensorFlow loads
     if options.workers and options.workers.isdecimal():
         return _train_here(options)
+    if (options.worker is None) != (options.workers is None):
+        raise TrainingError(
+            "`--workers host:port,...` and `--worker` go together. Received: one of them. Give "
+            "`--worker 0` on the first machine, `--worker 1` on the second."
+        )
     if options.workers:
         hosts = options.workers.split(",")
         task = {"type": "worker", "index": options.worker}

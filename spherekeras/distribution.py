@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from spherekeras.errors import TrainingError, WorkerError
 
 _WAIT = 45.0  # seconds for the other workers to appear
@@ -31,6 +33,7 @@ def strategy() -> Any:
 
     Raises:
         TrainingError: TF_CONFIG is wrong, or a worker does not appear within 45 seconds.
+        WorkerError: one is gone again.
     """
     workers, index = cluster()
     if len(workers) > 1:
@@ -38,7 +41,8 @@ def strategy() -> Any:
     import tensorflow as tf
 
     if len(workers) > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        with _translated("the last checkpoint"):
+            return tf.distribute.MultiWorkerMirroredStrategy()
     gpus = tf.config.list_logical_devices("GPU")
     return tf.distribute.MirroredStrategy() if gpus else tf.distribute.get_strategy()
 
@@ -97,17 +101,17 @@ def meet(workers: list[str], index: int, seconds: float = _WAIT) -> None:
     Raises:
         TrainingError: the own port is taken, or some do not answer in time.
     """
-    host, port = _address(workers[index])
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("", port))
-        except OSError as error:
-            raise TrainingError(
-                f"Worker {index} cannot listen on port {port} of this machine: {error.strerror}. "
-                "End what uses it, or give another port in TF_CONFIG of every worker."
-            ) from None
-        listener.listen(len(workers) + 16)
+    port, both = _address(workers[index])[1], socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        listener = socket.create_server(("", port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        raise TrainingError(
+            f"Worker {index} cannot listen on port {port} of this machine: "
+            f"{os.strerror(error.errno or 0)}. End what uses it, or give another port in TF_CONFIG "
+            "of every worker."
+        ) from None
+    with listener:
         missing = [worker for worker in workers if worker != workers[index]]
         deadline = time.monotonic() + seconds
         while missing:
@@ -150,8 +154,13 @@ def is_first(strategy: Any) -> bool:
     return bool(resolver.task_id == 0 and (resolver.task_type == "chief" or not has_chief))
 
 
-def agree(strategy: Any, step: int) -> None:
-    """Waits for all workers, and sees that they stand at the same step.
+def agree(strategy: Any, number: int, otherwise: str = "") -> None:
+    """Waits for all workers, and sees that they hold the same number.
+
+    Args:
+        strategy: of the run.
+        number: from 0, below 2**48.
+        otherwise: what is to be mended where they do not.
 
     Raises:
         TrainingError: they do not.
@@ -161,20 +170,41 @@ def agree(strategy: Any, step: int) -> None:
         return
     import tensorflow as tf
 
-    total = int(strategy.reduce("SUM", tf.constant(step, tf.int64), axis=None))
-    if total != workers * step:
-        raise TrainingError(
-            f"This worker stands at step {step}, the {workers} together at {total}. `--out` must "
-            "be a folder that all of them see, on a shared disk."
-        )
+    total = int(strategy.reduce("SUM", tf.constant(number, tf.int64), axis=None))
+    if total != workers * number:
+        raise TrainingError(f"The {workers} workers differ. {otherwise}".strip())
+
+
+def from_first(strategy: Any, values: np.ndarray) -> np.ndarray:
+    """Returns what the first worker holds.
+
+    Args:
+        strategy: of the run.
+        values: of one shape on all workers.
+    """
+    if workers_of(strategy) == 1:
+        return values
+    import tensorflow as tf
+
+    given = values if is_first(strategy) else np.zeros_like(values)
+    return np.asarray(strategy.reduce("SUM", tf.constant(given), axis=None))
 
 
 @contextlib.contextmanager
 def in_company(strategy: Any, checkpoint: str) -> Iterator[None]:
-    """Turns what TensorFlow raises when another worker is gone into a `WorkerError`."""
-    if workers_of(strategy) == 1:
+    """Turns what TensorFlow raises when another worker is gone into a `WorkerError`.
+
+    Args:
+        strategy: of the run.
+        checkpoint: where it will go on from.
+    """
+    alone = workers_of(strategy) == 1
+    with contextlib.nullcontext() if alone else _translated(checkpoint):
         yield
-        return
+
+
+@contextlib.contextmanager
+def _translated(checkpoint: str) -> Iterator[None]:
     import tensorflow as tf
 
     gone = (
@@ -182,6 +212,7 @@ def in_company(strategy: Any, checkpoint: str) -> Iterator[None]:
         tf.errors.AbortedError,
         tf.errors.CancelledError,
         tf.errors.DeadlineExceededError,
+        tf.errors.FailedPreconditionError,  # it has been started again, alone
     )
     try:
         yield

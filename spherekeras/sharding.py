@@ -33,8 +33,8 @@ def over_devices(classes: int | None) -> Iterator[None]:
     """Inside, models are made, and `fit` works, over all JAX devices.
 
     Args:
-        classes: of the layer called "head", whose columns and logits are shared out. Where they do
-            not divide by the devices, or for None, every device holds all of them.
+        classes: of the model's layer called "head", whose columns and logits are shared out. Where
+            they do not divide by the devices, or for None, every device holds all of them.
     """
     count = devices()
     if count == 1:
@@ -43,8 +43,8 @@ def over_devices(classes: int | None) -> Iterator[None]:
     mesh = keras.distribution.DeviceMesh((count,), [_BATCH])
     layout = keras.distribution.LayoutMap(mesh)
     if classes and classes % count == 0:
-        layout[r".*head.kernel.*"] = (None, _BATCH)  # its momentum's name holds the same words
-        layout[r".*head/output"] = (None, _BATCH)
+        layout[r"[^/]+/head/kernel"] = (None, _BATCH)  # the optimiser's state follows it
+        layout[r"[^/]+/head/output"] = (None, _BATCH)
     elif classes:
         logging.warning(
             "%d classes do not divide by %d devices: each holds all class weights", classes, count

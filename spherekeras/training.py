@@ -8,6 +8,7 @@ all GPUs of a machine or several machines.
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import pathlib
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from spherekeras.teacher import centred, embeddings_of, onlooker
 from spherekeras.watch import Watch
 
 _SCALE, _OFFSET = 1 / 128, 127.5
+_PATIENCE = 1000  # steps at chance after the warm-up; two passes over the crops where that is more
 _TEMPLATES = {96: "sphereface_112x96", 112: "arcface_112x112"}
 
 
@@ -71,6 +73,11 @@ def train(
     plan = load_recipe(recipe)
     if keras.backend.backend() == "tensorflow" and strategy is None:
         strategy = distribution.strategy()  # before anything else runs in TensorFlow
+    elif strategy is None and len(distribution.cluster()[0]) > 1:
+        raise TrainingError(
+            "Several workers train on the TensorFlow backend. Received: TF_CONFIG and the "
+            f"{keras.backend.backend()} backend. Set KERAS_BACKEND=tensorflow, or unset TF_CONFIG."
+        )
     check_model(plan)
     if plan.backbone.start:
         check_source(plan, plan.backbone.start, "backbone.start")
@@ -107,6 +114,12 @@ def _run(
     distribution.agree(strategy, 0)
     if not first:
         records = _records(source, out)
+    plans = hashlib.sha256((text + records.checksum).encode()).digest()
+    distribution.agree(
+        strategy,
+        int.from_bytes(plans[:6]),
+        "Give all of them the same recipe and the same crops.",
+    )
     train_positions, validation_positions = pipeline.split(
         records, plan.data.min_images, plan.data.max_images, plan.data.validation, plan.seed
     )
@@ -119,20 +132,27 @@ def _run(
         model = build_model(plan, classes)
         if plan.backbone.start:
             start_from(model.layers[1], plan.backbone.start)
-        compile_model(model, plan)
+        compile_model(model, plan, strategy.num_replicas_in_sync if strategy else 1)
         model.optimizer.build(model.trainable_variables)
     done = checkpoints.restore(model)
-    distribution.agree(strategy, done)
+    distribution.agree(
+        strategy,
+        done,
+        f"This one stands at step {done}: `--out` must be a folder that all of them see.",
+    )
     # Over several processors `predict` is the work of all; validation takes a model of its own.
     alone = distribution.workers_of(strategy) == sharding.devices() == 1
-    predictor = model.layers[1] if alone else build_model(plan, classes).layers[1]
+    predictor = model.layers[1] if alone else build_model(plan, 2).layers[1]
     faces = FaceEmbedder(predictor, preset_config(plan))
     head = model.layers[-1]
     a_column_a_class = isinstance(head, layers.MarginHead) and head.columns == classes
     if plan.backbone.start and not done and a_column_a_class:
-        predictor.set_weights(model.layers[1].get_weights())
-        imprint(head, faces, records, train_positions)
-    validation = _Validation(records, validation_positions, faces)
+        if first:
+            predictor.set_weights(model.layers[1].get_weights())
+            imprint(head, faces, records, train_positions)
+        kernel = keras.ops.convert_to_numpy(head.kernel)
+        head.kernel.assign(distribution.from_first(strategy, kernel))
+    validation = _Validation(records, validation_positions[: None if first else 0], faces)
     if done:
         logging.info("going on from step %d of %d", done, plan.training.steps)
     if done < plan.training.steps:
@@ -156,10 +176,12 @@ def _run(
             targets=targets,
             onlooker=sees,
         )
-        watch = Watch(checkpoints, plan.optimizer.warmup)
+        passes = 2 * len(train_positions) // plan.training.batch_size
+        watch = Watch(checkpoints, plan.optimizer.warmup + max(_PATIENCE, passes))
         callbacks = [watch]
         if first:
-            callbacks += [validation, _Keep(checkpoints, watch), *_logs(out, done)]
+            callbacks += [validation, _Keep(checkpoints, watch)]
+            callbacks += _logs(out, done // plan.training.checkpoint_steps)
         try:
             with sharding.over_devices(shared):
                 _fit(model, plan, batches, done, strategy, callbacks, verbose)
@@ -201,8 +223,14 @@ def _fit(
     )
 
 
-def _logs(out: pathlib.Path, done: int) -> list[keras.callbacks.Callback]:
-    log = keras.callbacks.CSVLogger(str(out / "log.csv"), append=done > 0)
+def _logs(out: pathlib.Path, epochs: int) -> list[keras.callbacks.Callback]:
+    """The logs, which go on after so many epochs; a run that was killed may have told of more."""
+    path = out / "log.csv"
+    if epochs and path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(lines[: epochs + 1]), encoding="utf-8")
+    log = keras.callbacks.CSVLogger(str(path), append=epochs > 0)
     if keras.backend.backend() != "tensorflow":
         return [log]
     board = keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False)
@@ -352,8 +380,11 @@ def build_head(plan: Head, classes: int) -> layers.Head:
     return getattr(layers, plan.name)(classes, name="head", **plan.arguments)
 
 
-def compile_model(model: keras.Model, recipe: Recipe) -> None:
+def compile_model(model: keras.Model, recipe: Recipe, replicas: int = 1) -> None:
     """Compiles with the recipe's optimiser and the loss of its head.
+
+    Keras limits the gradient of every replica before it adds them up, so each gets its part of the
+    limit.
 
     With SGD weight decay is coupled, as in the released recipe: an L2 term on every trainable
     weight. Keras' own `weight_decay=` is decoupled, which is another rule. AdamW's is decoupled
@@ -361,7 +392,7 @@ def compile_model(model: keras.Model, recipe: Recipe) -> None:
     """
     plan = recipe.optimizer
     rate = learning_rate(plan, recipe.training.steps)
-    shared: dict[str, Any] = {"global_clipnorm": plan.clip or None}
+    shared: dict[str, Any] = {"global_clipnorm": plan.clip / replicas or None}
     if plan.average:
         shared.update(use_ema=True, ema_momentum=plan.average)
     optimizer: keras.optimizers.Optimizer

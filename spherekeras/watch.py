@@ -9,30 +9,28 @@ import numpy as np
 from spherekeras import layers
 from spherekeras.checkpoints import Checkpoints, step_of
 
-_PATIENCE = 1000  # steps at chance, warm-up apart
-_CHANCE_ANGLE = 85.0  # degrees: two random directions stand at 90
-_CHANCE_LOSS = 0.99  # of ln(classes)
+CHANCE = 85.0  # degrees: two random directions stand at 90
 
 
 class Watch(keras.callbacks.Callback):
     """Logs λ, the mean target angle and the speed; stops what no longer learns.
 
-    It stops when the loss or a weight is no longer finite, and when 1,000 steps after the warm-up
-    the head still does no better than chance.
+    It stops when the loss or a weight is no longer finite, and when the mean target angle has never
+    left chance in a given number of steps.
 
     Args:
         checkpoints: of the run.
-        warmup: steps of the optimiser's warm-up.
+        patience: so many.
 
     Attributes:
         failure: what a user is told; "" as long as all is well.
         finite: whether all numbers are.
     """
 
-    def __init__(self, checkpoints: Checkpoints, warmup: int = 0) -> None:
+    def __init__(self, checkpoints: Checkpoints, patience: int) -> None:
         super().__init__()
         self.checkpoints = checkpoints
-        self.warmup = warmup
+        self.patience = patience
         self.failure = ""
         self.finite = True
         self._at_chance: float = 0
@@ -52,11 +50,10 @@ class Watch(keras.callbacks.Callback):
         step, state = step_of(self.model), self._head()
         logs.update(state)
         logs["steps_per_second"] = (step - self.first) / (time.perf_counter() - self.started)
-        if self._is_chance(float(logs["loss"]), state):
-            self._at_chance += step - max(self.first, min(self.warmup, step))
-        else:
+        if state.get("target_angle", 0.0) < CHANCE:
             self._at_chance = -math.inf  # it has learned: a later rise is another matter
-        if self._at_chance >= _PATIENCE:
+        self._at_chance += step - self.first
+        if self._at_chance >= self.patience:
             self._stop(
                 f"No better than chance at step {step} ({_text(state, loss=logs['loss'])}): the "
                 "margin may be too hard to begin with. Raise the first lambda of "
@@ -64,13 +61,6 @@ class Watch(keras.callbacks.Callback):
                 "`optimizer.learning_rate`, or start from a preset (`backbone.start`). The "
                 "same command goes on all the same."
             )
-
-    def _is_chance(self, loss: float, state: dict[str, float]) -> bool:
-        if "target_angle" in state:
-            return state["target_angle"] >= _CHANCE_ANGLE
-        head = self.model.layers[-1]
-        plain = isinstance(head, layers.SoftmaxLinear)
-        return plain and loss >= _CHANCE_LOSS * math.log(head.units)
 
     def _not_finite(self, what: str) -> None:
         self.finite = False

@@ -38,12 +38,25 @@ def run_workers(count: int, command: Sequence[str], out: str | os.PathLike[str])
         Its exit status: 0, or that of the worker that told what is wrong.
 
     Raises:
-        TrainingError: three starts in a row end without a new checkpoint.
+        TrainingError: fewer than one process, a machine with GPUs, or three starts in a row that
+            end without a new checkpoint.
     """
+    if count < 1:
+        raise TrainingError(f"`--workers` is a number from 1. Received: {count}.")
+    if count > 1 and pathlib.Path("/dev/nvidia0").exists():
+        raise TrainingError(
+            f"One process trains on all GPUs of this machine. Received: --workers {count}, which "
+            "would each take all of them. Leave `--workers` out."
+        )
+    with _ended_by_signal():
+        return _run_until_done(count, command, pathlib.Path(out))
+
+
+def _run_until_done(count: int, command: Sequence[str], out: pathlib.Path) -> int:
     checkpoints, tries = Checkpoints(out), 0
     while True:
         before = _stamp(checkpoints.path)
-        statuses = _run_once(count, command, pathlib.Path(out))
+        statuses = _run_once(count, command, out)
         told = [status for status in statuses if status > 0 and status != GONE]
         if told or not any(statuses):
             return max(told, default=0)
@@ -67,35 +80,37 @@ def _run_once(count: int, command: Sequence[str], out: pathlib.Path) -> list[int
     addresses = _free_addresses(count)
     out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        workers = []
+        workers: list[subprocess.Popen[bytes]] = []
+        stack.callback(_end, workers)
         for index in range(count):
             task = {"type": "worker", "index": index}
             config = json.dumps({"cluster": {"worker": addresses}, "task": task})
             log = stack.enter_context((out / f"worker-{index}.log").open("ab")) if index else None
-            worker = subprocess.Popen(
-                command, env={**os.environ, "TF_CONFIG": config}, stdout=log, stderr=log
-            )
-            stack.callback(_end, worker)
-            workers.append(worker)
-        with _ended_by_signal():
+            environment = {**os.environ, "TF_CONFIG": config}
+            workers.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        try:
             while all(worker.poll() is None for worker in workers):
                 time.sleep(0.1)
-            deadline = time.monotonic() + _GRACE
-            while any(worker.poll() is None for worker in workers):
-                if any(worker.poll() for worker in workers) and time.monotonic() > deadline:
-                    break
-                time.sleep(0.1)
+            _wait(workers, _GRACE)
+        except KeyboardInterrupt:  # which the workers got as well
+            _wait(workers, 5.0)
+            raise
         late = [worker.poll() is None for worker in workers]
-        for worker in workers:
-            _end(worker)
+        _end(workers)
     return [GONE if slow else worker.returncode for worker, slow in zip(workers, late, strict=True)]
 
 
-def _end(worker: subprocess.Popen[bytes]) -> None:
-    worker.terminate()
-    try:
-        worker.wait(5)
-    except subprocess.TimeoutExpired:
+def _wait(workers: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    for worker in workers:
+        worker.terminate()
+    _wait(workers, 5.0)
+    for worker in workers:
         worker.kill()
         worker.wait()
 

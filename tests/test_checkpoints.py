@@ -118,9 +118,46 @@ def test_two_damaged_ones_are_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(
         TrainingError,
         match=r"checkpoint.npz is damaged \(File is not a zip file\) and .*before.npz is damaged "
-        r".*Delete what is damaged to start from the first step\.",
+        r".*Give a new folder with `--out`, or delete what is named here to start from the f",
     ):
         Checkpoints(tmp_path).restore(model())
+
+
+def test_every_bit_of_a_small_one(tmp_path: pathlib.Path, monkeypatch) -> None:
+    """The last is taken as it was written, or the one before: nothing else, no other error."""
+    tiny = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    tiny.compile("sgd", "mse")
+    tiny.optimizer.build(tiny.trainable_variables)
+    kept = Checkpoints(tmp_path)
+    for step in (1, 2):
+        tiny.optimizer.iterations.assign(step)
+        kept.keep(tiny)
+        kept.wait()
+    whole = kept.path.read_bytes()
+    monkeypatch.setattr(checkpoints.logging, "warning", lambda *args: None)
+    steps = {1: 0, 2: 0}
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        kept.path.write_bytes(damaged)
+        steps[Checkpoints(tmp_path).restore(tiny)] += 1
+    assert steps[1] > 0.5 * len(whole) and sum(steps.values()) == len(whole)
+
+
+def test_a_damaged_one_does_not_push_out_the_one_before(tmp_path: pathlib.Path) -> None:
+    trained(3, tmp_path)
+    (tmp_path / "checkpoint.npz").write_bytes(b"damaged")
+    resumed, kept = model(), Checkpoints(tmp_path)
+    assert kept.restore(resumed) == 2
+    before = kept.before.read_bytes()
+    for turn in (1, 2):
+        resumed.train_on_batch(IMAGES, LABELS)
+        kept.keep(resumed)
+        kept.wait()
+        assert (kept.before.read_bytes() == before) == (turn == 1)
+    assert Checkpoints(tmp_path).restore(model()) == 4
+    kept.path.unlink()
+    assert Checkpoints(tmp_path).restore(model()) == 3
 
 
 def test_a_pickle_is_never_opened(tmp_path: pathlib.Path) -> None:
@@ -136,7 +173,9 @@ def test_a_pickle_is_never_opened(tmp_path: pathlib.Path) -> None:
 
 def test_another_models_checkpoint_is_refused(tmp_path: pathlib.Path) -> None:
     trained(1, tmp_path)
-    with pytest.raises(TrainingError, match=r"is of another model: it holds \d+ arrays .*`--out`"):
+    with pytest.raises(
+        TrainingError, match=r"is of another model: \d+ arrays of .*wanted \d+ of .*`--out`"
+    ):
         Checkpoints(tmp_path).restore(model(units=6))
 
 
@@ -165,6 +204,9 @@ import contextlib, os, pathlib, signal, sys, time
 import numpy as np
 from spherekeras import checkpoints
 folder, rng, last = pathlib.Path(sys.argv[1]), np.random.default_rng(3), 0
+started = time.perf_counter()
+checkpoints.Checkpoints(folder)._write({"a": np.zeros(200_000, int), "b": np.zeros(1, int)}, 0)
+pause = 2 * (time.perf_counter() - started) + 0.01  # this disk's
 for turn in range(100):
     reader, writer = os.pipe()
     child = os.fork()
@@ -175,7 +217,7 @@ for turn in range(100):
             kept._write({"a": np.full(200_000, last), "b": np.array([last])}, last)
             os.write(writer, b"%d " % last)
     os.close(writer)
-    time.sleep(rng.uniform(0, 0.08))
+    time.sleep(rng.uniform(0, 2 * pause))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     with os.fdopen(reader) as told:
@@ -206,5 +248,5 @@ def test_a_hundred_writers_killed_leave_whole_ones(tmp_path: pathlib.Path) -> No
     assert done.returncode == 0, done.stderr[-2000:]
     turns = [line.split() for line in done.stdout.splitlines()]
     assert len(turns) == 100
-    assert int(turns[-1][0]) > 100  # they wrote
+    assert int(turns[-1][0]) > 50  # they wrote
     assert sum(int(strays) for _, strays in turns) > 10  # and were killed as they wrote
