@@ -19,7 +19,7 @@ from spherekeras import presets
 from spherekeras.data import alignment
 from spherekeras.data.records import Records
 from spherekeras.embedder import FaceEmbedder
-from spherekeras.errors import DataError, RecipeError
+from spherekeras.errors import DataError, ExportError, RecipeError
 from spherekeras.export import to_tflite
 from spherekeras.files import atomic_path
 from spherekeras.litert import LiteRTModel
@@ -88,7 +88,8 @@ def onlooker(
     """Returns a function from varied crops to the teacher's embeddings of them, centred.
 
     It runs a TFLite file of the teacher in the threads that prepare batches: on TensorFlow one with
-    dynamic range, a third of the time of the float one; elsewhere the one that the preset carries.
+    dynamic range where the network bears it, a third of the time of the float one; elsewhere the
+    one that the preset carries.
 
     Args:
         teacher: a loaded preset.
@@ -104,7 +105,10 @@ def onlooker(
     """
     path = pathlib.Path(folder) / presets.TFLITE
     if keras.backend.backend() == "tensorflow":
-        to_tflite(teacher, path, "dynamic")
+        try:
+            to_tflite(teacher, path, "dynamic")
+        except ExportError:  # a network that does not bear it
+            to_tflite(teacher, path)
     elif teacher.folder and (teacher.folder / presets.TFLITE).is_file():
         path = teacher.folder / presets.TFLITE
     else:

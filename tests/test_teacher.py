@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import cv2
+import keras
 import numpy as np
 import pytest
 
@@ -45,6 +46,7 @@ def _preset(folder: pathlib.Path, width: int = 96) -> pathlib.Path:
     template = {96: "sphereface_112x96", 112: "arcface_112x112"}[width]
     arguments = {"depth": 4, "embedding_dim": 8, "input_shape": shape}
     config = PresetConfig("SphereFaceNet", arguments, template, 112, width, 1 / 128, 127.5)
+    keras.utils.set_random_seed(sum(folder.name.encode()))
     backbone = sk.backbones.SphereFaceNet(depth=4, embedding_dim=8, input_shape=tuple(shape))
     return sk.FaceEmbedder(backbone, config).save_preset(folder)
 

@@ -323,7 +323,7 @@ def test_a_damaged_checkpoint_is_named(
     (tmp_path / "mine.toml").write_text(RECIPE)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.npz").write_bytes(b"no checkpoint")
-    with pytest.raises(TrainingError, match=r"checkpoint.npz is damaged \(File is not.*Delete"):
+    with pytest.raises(TrainingError, match=r"checkpoint.npz is damaged \(File is not.*delete"):
         train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)
 
 
