@@ -11,13 +11,16 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 from absl import logging
 
 from spherekeras.errors import TrainingError
 from spherekeras.files import atomic_path
+
+if TYPE_CHECKING:
+    import keras
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -58,7 +61,7 @@ class Checkpoints:
         """Whether there is a checkpoint."""
         return self.path.exists() or self.before.exists()
 
-    def keep(self, model: keras.Model) -> None:
+    def keep(self, model: "keras.Model") -> None:
         """Takes a copy of the variables and begins to write it.
 
         Args:
@@ -67,6 +70,8 @@ class Checkpoints:
         Raises:
             TrainingError: the one before could not be written.
         """
+        import keras
+
         self.wait()
         arrays = {name: keras.ops.convert_to_numpy(v).copy() for name, v in _variables(model)}
         self._writing = self._writer.submit(self._write, arrays, step_of(model))
@@ -81,7 +86,7 @@ class Checkpoints:
         if writing is not None:
             writing.result()
 
-    def restore(self, model: keras.Model) -> int:
+    def restore(self, model: "keras.Model") -> int:
         """Sets the variables to those of the last whole checkpoint.
 
         Args:
@@ -139,12 +144,14 @@ class Checkpoints:
             ) from error
 
 
-def step_of(model: keras.Model) -> int:
+def step_of(model: "keras.Model") -> int:
     """Returns how many steps a model has been trained."""
+    import keras
+
     return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 
-def _variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:
+def _variables(model: "keras.Model") -> Iterator[tuple[str, "keras.Variable"]]:
     """All that a step changes, metrics apart, each with its place and name."""
     metrics = {id(variable) for variable in model.metrics_variables}
     own = [variable for variable in model.variables if id(variable) not in metrics]
@@ -162,7 +169,7 @@ def _read(path: pathlib.Path) -> list[np.ndarray]:
         return [arrays[name] for name in sorted(arrays.files)]
 
 
-def _assign(model: keras.Model, arrays: list[np.ndarray]) -> None:
+def _assign(model: "keras.Model", arrays: list[np.ndarray]) -> None:
     variables = [variable for _, variable in sorted(_variables(model), key=lambda pair: pair[0])]
     if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
         raise _OtherModelError(

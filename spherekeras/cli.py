@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from spherekeras import __version__
-from spherekeras.errors import SphereKerasError, TrainingError, WorkerError
+from spherekeras.errors import SphereKerasError, TrainingError
 from spherekeras.terminal import silenced
 
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options) or 0)
     except SphereKerasError as error:
         print(f"spherekeras {options.verb}: {error}", file=sys.stderr)
-        return 75 if isinstance(error, WorkerError) else 1
+        return error.status
     except OSError as error:
         print(f"spherekeras {options.verb}: {error}.", file=sys.stderr)
         return 1
@@ -287,7 +287,7 @@ def _train(options: argparse.Namespace) -> int:
     from spherekeras.recipe import load_recipe
 
     load_recipe(options.recipe)  # a slip in the recipe is told before TensorFlow loads
-    if options.workers and options.workers.isdecimal():
+    if options.worker is None and options.workers and options.workers.isdecimal():
         return _train_here(options)
     if (options.worker is None) != (options.workers is None):
         raise TrainingError(
@@ -312,8 +312,8 @@ def _train(options: argparse.Namespace) -> int:
 
 def _train_here(options: argparse.Namespace) -> int:
     """Training by several processes of this machine."""
-    with _quiet():
-        from spherekeras.workers import run_workers
+    from spherekeras.workers import run_workers
+
     command = [sys.executable, "-m", "spherekeras", "train", options.recipe]
     command += ["--data", options.data, "--out", options.out]
     command += ["--json"] if options.json else []

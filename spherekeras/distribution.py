@@ -38,11 +38,12 @@ def strategy() -> Any:
     workers, index = cluster()
     if len(workers) > 1:
         meet(workers, index)
-    import tensorflow as tf
+        import tensorflow as tf
 
-    if len(workers) > 1:
         with _translated("the last checkpoint"):
             return tf.distribute.MultiWorkerMirroredStrategy()
+    import tensorflow as tf
+
     gpus = tf.config.list_logical_devices("GPU")
     return tf.distribute.MirroredStrategy() if gpus else tf.distribute.get_strategy()
 

@@ -7,7 +7,13 @@ prints that sentence alone (no traceback) and exits with 1; a program catches
 
 
 class SphereKerasError(ValueError):
-    """Base of all errors that a user's input can cause."""
+    """Base of all errors that a user's input can cause.
+
+    Attributes:
+        status: the command line's exit status.
+    """
+
+    status = 1
 
 
 class ImageError(SphereKerasError):
@@ -52,3 +58,5 @@ class TrainingError(SphereKerasError):
 
 class WorkerError(TrainingError):
     """Another process of the run is gone; all of them started again go on where they were."""
+
+    status = 75  # EX_TEMPFAIL of sysexits.h

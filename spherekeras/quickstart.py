@@ -41,7 +41,7 @@ def quickstart(
     import keras
 
     from spherekeras import export
-    from spherekeras.data.drawn_faces import draw_face, drawn_crops
+    from spherekeras.data.drawn_faces import draw_face, drawn_crops, write_drawn_crops
     from spherekeras.embedder import FaceEmbedder
     from spherekeras.evaluation import metrics
     from spherekeras.training import train
@@ -50,8 +50,7 @@ def quickstart(
     _claim(out)
 
     say(f"Drawing {PEOPLE} people, {PICTURES} pictures each, and {STRANGERS} strangers ...")
-    crops, labels = drawn_crops(range(PEOPLE), PICTURES)
-    _write_crops(out / "crops", crops, labels)
+    write_drawn_crops(out / "crops", range(PEOPLE), PICTURES)
     strangers, who = drawn_crops(range(PEOPLE, PEOPLE + STRANGERS), STRANGER_PICTURES)
 
     say("Training a SphereFace network with A-Softmax ...")
@@ -120,15 +119,6 @@ def _claim(out: pathlib.Path) -> None:
             shutil.rmtree(out / name)
     out.mkdir(parents=True, exist_ok=True)
     marker.touch()
-
-
-def _write_crops(folder: pathlib.Path, crops: np.ndarray, labels: np.ndarray) -> None:
-    import cv2
-
-    for number, (crop, label) in enumerate(zip(crops, labels, strict=True)):
-        person = folder / f"person_{label:03d}"
-        person.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(person / f"{number:05d}.png"), crop[..., ::-1])
 
 
 def _on_a_sphere(embeddings: np.ndarray) -> np.ndarray:

@@ -46,9 +46,8 @@ def over_devices(classes: int | None) -> Iterator[None]:
         layout[r"[^/]+/head/kernel"] = (None, _BATCH)  # the optimiser's state follows it
         layout[r"[^/]+/head/output"] = (None, _BATCH)
     elif classes:
-        logging.warning(
-            "%d classes do not divide by %d devices: each holds all class weights", classes, count
-        )
+        told = "%d classes do not divide by %d devices: each holds all class weights"
+        logging.log_first_n(logging.WARNING, told, 1, classes, count)
     kept = keras.distribution.distribution()
     keras.distribution.set_distribution(
         keras.distribution.ModelParallel(layout_map=layout, batch_dim_name=_BATCH)

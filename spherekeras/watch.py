@@ -9,7 +9,7 @@ import numpy as np
 from spherekeras import layers
 from spherekeras.checkpoints import Checkpoints, step_of
 
-CHANCE = 85.0  # degrees: two random directions stand at 90
+_CHANCE = 85.0  # degrees: two random directions stand at 90
 
 
 class Watch(keras.callbacks.Callback):
@@ -50,7 +50,7 @@ class Watch(keras.callbacks.Callback):
         step, state = step_of(self.model), self._head()
         logs.update(state)
         logs["steps_per_second"] = (step - self.first) / (time.perf_counter() - self.started)
-        if state.get("target_angle", 0.0) < CHANCE:
+        if state.get("target_angle", 0.0) < _CHANCE:
             self._at_chance = -math.inf  # it has learned: a later rise is another matter
         self._at_chance += step - self.first
         if self._at_chance >= self.patience:

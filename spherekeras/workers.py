@@ -15,9 +15,8 @@ from typing import Any
 from absl import logging
 
 from spherekeras.checkpoints import Checkpoints
-from spherekeras.errors import TrainingError
+from spherekeras.errors import TrainingError, WorkerError
 
-GONE = 75  # a worker's exit status when it lost another: EX_TEMPFAIL of sysexits.h
 _TRIES = 3  # in a row that bring no new checkpoint
 _GRACE = 30.0  # seconds for the others to notice that one is gone
 
@@ -57,7 +56,7 @@ def _run_until_done(count: int, command: Sequence[str], out: pathlib.Path) -> in
     while True:
         before = _stamp(checkpoints.path)
         statuses = _run_once(count, command, out)
-        told = [status for status in statuses if status > 0 and status != GONE]
+        told = [status for status in statuses if status > 0 and status != WorkerError.status]
         if told or not any(statuses):
             return max(told, default=0)
         died = ", ".join(
@@ -97,7 +96,10 @@ def _run_once(count: int, command: Sequence[str], out: pathlib.Path) -> list[int
             raise
         late = [worker.poll() is None for worker in workers]
         _end(workers)
-    return [GONE if slow else worker.returncode for worker, slow in zip(workers, late, strict=True)]
+    return [
+        WorkerError.status if slow else worker.returncode
+        for worker, slow in zip(workers, late, strict=True)
+    ]
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:

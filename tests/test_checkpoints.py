@@ -123,12 +123,12 @@ def test_two_damaged_ones_are_named(tmp_path: pathlib.Path) -> None:
         Checkpoints(tmp_path).restore(model())
 
 
-def test_every_bit_of_a_small_one(tmp_path: pathlib.Path, monkeypatch) -> None:
+def test_a_bit_of_every_byte_of_a_small_one(tmp_path: pathlib.Path, monkeypatch) -> None:
     """The last is taken as it was written, or the one before: nothing else, no other error."""
     tiny = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     tiny.compile("sgd", "mse")
     tiny.optimizer.build(tiny.trainable_variables)
-    kept = Checkpoints(tmp_path)
+    kernel, kept = tiny.get_weights()[0], Checkpoints(tmp_path)
     for step in (1, 2):
         tiny.optimizer.iterations.assign(step)
         kept.keep(tiny)
@@ -140,7 +140,9 @@ def test_every_bit_of_a_small_one(tmp_path: pathlib.Path, monkeypatch) -> None:
         damaged = bytearray(whole)
         damaged[place] ^= 1 << place % 8
         kept.path.write_bytes(damaged)
+        tiny.layers[0].kernel.assign(kernel + 1)
         steps[Checkpoints(tmp_path).restore(tiny)] += 1
+        np.testing.assert_array_equal(tiny.get_weights()[0], kernel)
     assert steps[1] > 0.5 * len(whole) and sum(steps.values()) == len(whole)
 
 

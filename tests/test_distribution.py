@@ -30,7 +30,7 @@ def config(task=("worker", 0), **jobs):
     ("text", "message"),
     [
         ("{", "Expecting property name"),
-        ("[]", "has no attribute|cannot convert|object"),
+        ("[]", "has no attribute"),
         (config(worker=["a:1", "b"]), "'b' is not host:port"),
         (config(worker=["a:1", "b:x"]), "invalid literal"),
         (config(worker=["a:1", "b:70000"]), "'b:70000' is not host:port"),

@@ -10,7 +10,7 @@ import pytest
 
 from spherekeras import exported, presets, publishing, zoo_pages
 from spherekeras.data.detection import Face
-from spherekeras.data.drawn_faces import draw_face, drawn_crops
+from spherekeras.data.drawn_faces import draw_face, drawn_crops, write_drawn_crops
 from spherekeras.data.records import Records, pack
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import DataError, PresetError
@@ -52,10 +52,7 @@ def lfw(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def drawn_people(folder: pathlib.Path) -> Records:
-    for number, (crop, label) in enumerate(zip(*drawn_crops(range(60), 4), strict=True)):
-        (folder / "crops" / f"p{label}").mkdir(exist_ok=True, parents=True)
-        path = folder / "crops" / f"p{label}" / f"{number:03}.png"
-        cv2.imwrite(str(path), crop[..., ::-1])
+    write_drawn_crops(folder / "crops", range(60), 4)
     return pack(folder / "crops", folder / "records")
 
 

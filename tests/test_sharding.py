@@ -7,12 +7,11 @@ import re
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import pytest
 
 from spherekeras import sharding
-from spherekeras.data.drawn_faces import drawn_crops
+from spherekeras.data.drawn_faces import write_drawn_crops
 from spherekeras.data.records import pack
 
 CLASSES, STEPS = 40, 6  # 5 a device: no other axis has 5 or 40
@@ -55,9 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     if importlib.util.find_spec("jax") is None:
         pytest.skip("jax is not installed, so training on several of its devices was not tried")
     root = tmp_path_factory.mktemp("sharding")
-    for number, (crop, label) in enumerate(zip(*drawn_crops(range(PEOPLE), 2), strict=True)):
-        (root / "crops" / f"p{label}").mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(root / "crops" / f"p{label}" / f"{number}.png"), crop[..., ::-1])
+    write_drawn_crops(root / "crops", range(PEOPLE), 2)
     pack(root / "crops", root / "records")
     (root / "mine.toml").write_text(RECIPE)
     for devices in (1, 8):

@@ -14,7 +14,7 @@ import pytest
 
 from spherekeras import presets
 from spherekeras.backbones import MobileFaceNet, SphereFaceNet
-from spherekeras.data.drawn_faces import drawn_crops
+from spherekeras.data.drawn_faces import drawn_crops, write_drawn_crops
 from spherekeras.data.records import open_records
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import DataError, PresetError, RecipeError, TrainingError
@@ -57,13 +57,7 @@ train(*sys.argv[1:], verbose=0)
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    import cv2
-
-    root = tmp_path_factory.mktemp("crops")
-    for number, (crop, label) in enumerate(zip(*drawn_crops(range(8), 6), strict=True)):
-        (root / f"p{label}").mkdir(exist_ok=True)
-        cv2.imwrite(str(root / f"p{label}" / f"{number}.png"), crop[..., ::-1])
-    return root
+    return write_drawn_crops(tmp_path_factory.mktemp("crops"), range(8), 6)
 
 
 @pytest.fixture(scope="module")

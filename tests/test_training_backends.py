@@ -6,10 +6,9 @@ import pathlib
 import subprocess
 import sys
 
-import cv2
 import pytest
 
-from spherekeras.data.drawn_faces import drawn_crops
+from spherekeras.data.drawn_faces import write_drawn_crops
 from spherekeras.data.records import pack
 from spherekeras.embedder import FaceEmbedder
 
@@ -41,9 +40,7 @@ train(*sys.argv[1:], verbose=0)
 def test_a_recipe_trains_without_tensorflow(backend: str, tmp_path: pathlib.Path) -> None:
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed, so training on it was not tried")
-    for number, (crop, label) in enumerate(zip(*drawn_crops(range(8), 4), strict=True)):
-        (tmp_path / "crops" / f"p{label}").mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(tmp_path / "crops" / f"p{label}" / f"{number:02}.png"), crop[..., ::-1])
+    write_drawn_crops(tmp_path / "crops", range(8), 4)
     pack(tmp_path / "crops", tmp_path / "records")
     (tmp_path / "mine.toml").write_text(RECIPE)
     command = [sys.executable, "-c", PROGRAM, "mine.toml", "records", "run"]

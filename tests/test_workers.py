@@ -9,12 +9,11 @@ import sys
 import threading
 import time
 
-import cv2
 import numpy as np
 import pytest
 
-from spherekeras import workers
-from spherekeras.data.drawn_faces import drawn_crops
+from spherekeras import cli, workers
+from spherekeras.data.drawn_faces import write_drawn_crops
 from spherekeras.data.records import pack
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import TrainingError
@@ -46,9 +45,7 @@ STRICT = {
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     root = tmp_path_factory.mktemp("drawn")
-    for number, (crop, label) in enumerate(zip(*drawn_crops(range(8), 6), strict=True)):
-        (root / "crops" / f"p{label}").mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(root / "crops" / f"p{label}" / f"{number}.png"), crop[..., ::-1])
+    write_drawn_crops(root / "crops", range(8), 6)
     pack(root / "crops", root / "records")
     return root / "records"
 
@@ -59,8 +56,8 @@ def command(folder: pathlib.Path, records: pathlib.Path, out: str) -> list[str]:
     return [*train, "--out", str(folder / out)]
 
 
-def run(arguments: list[str], **more: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **STRICT, **more}
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **STRICT}
     return subprocess.run(
         arguments, env=environment, capture_output=True, text=True, timeout=280, check=False
     )
@@ -236,24 +233,45 @@ def test_other_backends_do_not_train_in_a_cluster(
         train(tmp_path / "mine.toml", records, tmp_path / "out", verbose=0)
 
 
-def test_what_a_worker_says_of_its_input_ends_the_run(tmp_path: pathlib.Path) -> None:
+def test_what_a_worker_says_of_its_input_ends_the_run(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = """
 import json, os, sys, time
 if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 0: sys.exit(1)
 time.sleep(600)
 """
-    before = workers._GRACE
-    workers._GRACE = 1.0
-    try:
-        started = time.monotonic()
-        assert workers.run_workers(2, [sys.executable, "-c", program], tmp_path) == 1
-        assert time.monotonic() - started < 60
-    finally:
-        workers._GRACE = before
+    monkeypatch.setattr(workers, "_GRACE", 1.0)
+    started = time.monotonic()
+    assert workers.run_workers(2, [sys.executable, "-c", program], tmp_path) == 1
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--worker", "0"], "`--workers host:port,...` and `--worker` go together"),
+        (["--workers", "a:1,b:2"], "`--workers host:port,...` and `--worker` go together"),
+        (["--workers", "2", "--worker", "0"], "TF_CONFIG cannot be used: '2' is not host:port"),
+    ],
+)
+def test_one_of_several_workers_is_named_by_both(
+    given: list[str],
+    message: str,
+    records: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TF_CONFIG", "")  # which the command sets
+    (tmp_path / "mine.toml").write_text(RECIPE)
+    assert cli.main([*command(tmp_path, records, "out")[3:], *given]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "checkpoint.npz").exists()
 
 
 def test_a_worker_alone_says_whom_it_waited_for(
-    records: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    records: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     """The whole command, with a shorter wait."""
     (tmp_path / "mine.toml").write_text(RECIPE)

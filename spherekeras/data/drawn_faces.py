@@ -14,6 +14,8 @@ import dataclasses
 import functools
 import math
 import operator
+import os
+import pathlib
 from collections.abc import Iterable, Iterator
 
 import cv2
@@ -1033,3 +1035,36 @@ def drawn_crops(
     ]
     labels = np.repeat(np.arange(len(people), dtype=np.int32), pictures_each)
     return np.stack(crops), labels
+
+
+def write_drawn_crops(
+    folder: str | os.PathLike[str], identities: Iterable[int], pictures_each: int
+) -> pathlib.Path:
+    """Writes drawn crops as a data set lies on a disk: a folder a person.
+
+    Args:
+        folder: where `person_000/000.png` and so on are written; made where it is missing.
+        identities: who, as integers from 0 up.
+        pictures_each: how many crops of each person.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: no identity, or a number out of its range.
+
+    Example:
+
+    >>> import tempfile
+    >>> folder = write_drawn_crops(tempfile.mkdtemp(), range(2), 3)
+    >>> sorted(path.name for path in (folder / "person_001").iterdir())
+    ['003.png', '004.png', '005.png']
+    """
+    root = pathlib.Path(folder)
+    for number, (crop, label) in enumerate(
+        zip(*drawn_crops(identities, pictures_each), strict=True)
+    ):
+        person = root / f"person_{label:03}"
+        person.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(person / f"{number:03}.png"), crop[..., ::-1])
+    return root

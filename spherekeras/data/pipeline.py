@@ -138,13 +138,14 @@ class Batches:
         size = self.batch_size // parts
         rows = slice(part * size, (part + 1) * size)
         chosen = self._order(epoch)[number * self.batch_size :][rows]
-        draws = np.random.default_rng([self.seed, 3, int(step)]).random((self.batch_size, DRAWS))
+        random = np.random.default_rng([self.seed, 3, int(step)])
+        draws = random.random((self.batch_size, DRAWS))[rows]
         whole = (self.records.height, self.records.width)
         shown = whole if self.onlooker else self.size
         images = np.empty((size, *shown, 3), np.uint8)
         for place, position in enumerate(self.positions[chosen]):
             crop = self.records.crop(position)
-            images[place] = augment(crop, shown, self.augmentation, draws[rows][place])
+            images[place] = augment(crop, shown, self.augmentation, draws[place])
         if self.onlooker is None:
             return images, self.wanted[chosen]
         return centre(images, self.size), self.onlooker(images)
