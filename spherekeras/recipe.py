@@ -130,6 +130,9 @@ class Training:
     Attributes:
         steps: of training.
         batch_size: the global batch.
+        accumulation: parts that a batch is cut into, whose gradients are added up before the
+            weights change: the memory of one part. (Batch norm, and what a head takes from the
+            batch as a whole, then go by the part.) Needs one TensorFlow replica, or JAX.
         checkpoint_steps: steps between two checkpoints (an "epoch" of the logs).
         precision: "float32" or "mixed_bfloat16"; heads stay in float32. (float16 needs a loss
             scale whose skipped steps no step counter sees, so it is not offered.)
@@ -137,6 +140,7 @@ class Training:
 
     steps: int = 1000
     batch_size: int = 64
+    accumulation: int = 1
     checkpoint_steps: int = 200
     precision: str = "float32"
 
@@ -195,6 +199,7 @@ class Recipe:
             "optimizer.average": (0, 0.999999),
             "training.steps": (1, 10**12),
             "training.batch_size": (1, 10**6),
+            "training.accumulation": (1, t.batch_size),
             "training.checkpoint_steps": (1, 10**9),
             "augmentation.shift": (0, 56),
             "augmentation.zoom": (0, 0.5),

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from spherekeras.layers.head import Head
+from spherekeras.layers.margin_head import MarginHead
 
 
 @keras.saving.register_keras_serializable("spherekeras")
@@ -46,6 +47,8 @@ class Sequential(keras.Sequential):
         return super().evaluate(x, y, *args, **kwargs)
 
     def train_step(self, *args: Any) -> Any:
+        if isinstance(self.layers[-1], MarginHead):
+            self.layers[-1].calls_per_step = self.optimizer.gradient_accumulation_steps or 1
         return super().train_step(*args[:-1], self._with_labels(args[-1]))
 
     def test_step(self, *args: Any) -> Any:

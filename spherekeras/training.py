@@ -6,12 +6,11 @@ killed and started again goes on from its last checkpoint to the same weights, o
 all GPUs of a machine or several machines.
 """
 
-import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -27,8 +26,9 @@ from spherekeras.errors import RecipeError, TrainingError
 from spherekeras.evaluation import metrics
 from spherekeras.files import atomic_path
 from spherekeras.multi_worker_fit import mend_fit
+from spherekeras.optimizers import averaged, compile_model
 from spherekeras.presets import PresetConfig
-from spherekeras.recipe import Backbone, Head, Optimizer, Recipe, load_recipe
+from spherekeras.recipe import Backbone, Head, Recipe, load_recipe
 from spherekeras.sequential import Sequential
 from spherekeras.teacher import centred, embeddings_of, onlooker
 from spherekeras.watch import Watch
@@ -49,7 +49,8 @@ def train(
 
     Writes into `out`: `records/` (unless `source` is a records folder), `recipe.toml`,
     `checkpoint.npz` and the one before it (network, head, optimiser, annealing), `log.csv`,
-    `tensorboard/`, and at the end `preset/`. Of several workers the first writes.
+    `tensorboard/` where TensorBoard is installed, and at the end `preset/`. Of several workers
+    the first writes.
 
     Args:
         recipe: a .toml file, see `spherekeras.recipe`.
@@ -86,10 +87,21 @@ def train(
     teacher = load_teacher(plan) if plan.teacher.preset else None
     text = pathlib.Path(recipe).read_text(encoding="utf-8")
     replicas = strategy.num_replicas_in_sync if strategy else sharding.devices()
-    if plan.training.batch_size % replicas:
+    parts = plan.training.accumulation
+    if strategy and replicas > 1 and parts > 1:
+        raise RecipeError(
+            "Keras' optimizers add gradients up on one TensorFlow replica or on JAX. Received: "
+            f"training.accumulation = {parts} and {replicas} replicas. Leave it out, or set "
+            "KERAS_BACKEND=jax."
+        )
+    if plan.training.batch_size % (replicas * parts):
         raise RecipeError(
             f"`training.batch_size` is the global batch and divides by the {replicas} replicas. "
             f"Received: {plan.training.batch_size}. Set it to a multiple of {replicas}."
+            if parts == 1
+            else "`training.batch_size` divides by `training.accumulation` times the number of "
+            f"devices ({parts} x {replicas}). Received: {plan.training.batch_size}. Set it to a "
+            f"multiple of {parts * replicas}."
         )
     checkpoints = Checkpoints(out)
     with distribution.in_company(strategy, str(checkpoints.path)):
@@ -206,10 +218,14 @@ def _fit(
 ) -> None:
     """Keras' `fit`, from a step to the last."""
     steps, every = plan.training.steps, plan.training.checkpoint_steps
+    parts = plan.training.accumulation
     if keras.backend.backend() == "tensorflow":
-        data = pipeline.dataset(batches, done, steps, strategy)
+        data = pipeline.dataset(batches, done, steps, parts, strategy)
     else:
-        data = pipeline.py_dataset(batches, done, steps)
+        data = pipeline.py_dataset(batches, done, steps, parts)
+        # `fit` builds a loss that is not built by a batch of the data, which is then missing.
+        told = np.zeros((1, *batches.wanted.shape[1:]), batches.wanted.dtype)
+        model.compute_loss(y=told, y_pred=keras.ops.zeros((1, *model.output_shape[1:])))
     if distribution.workers_of(strategy) > 1:
         mend_fit(model, batches.batch(0, 0, strategy.num_replicas_in_sync))
     model.fit(
@@ -217,7 +233,7 @@ def _fit(
         shuffle=False,
         initial_epoch=done // every,
         epochs=steps // every,
-        steps_per_epoch=every,
+        steps_per_epoch=every * parts,
         verbose=verbose,
         callbacks=callbacks,
     )
@@ -231,7 +247,7 @@ def _logs(out: pathlib.Path, epochs: int) -> list[keras.callbacks.Callback]:
         with atomic_path(path) as temporary:
             temporary.write_text("".join(lines[: epochs + 1]), encoding="utf-8")
     log = keras.callbacks.CSVLogger(str(path), append=epochs > 0)
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" or not importlib.util.find_spec("tensorboard"):
         return [log]
     board = keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False)
     return [log, board]
@@ -378,75 +394,6 @@ def last_layer(recipe: Recipe, classes: int) -> keras.layers.Layer:
 def build_head(plan: Head, classes: int) -> layers.Head:
     """Returns the head that a recipe names; keys left out keep the layer's defaults."""
     return getattr(layers, plan.name)(classes, name="head", **plan.arguments)
-
-
-def compile_model(model: keras.Model, recipe: Recipe, replicas: int = 1) -> None:
-    """Compiles with the recipe's optimiser and the loss of its head.
-
-    Keras limits the gradient of every replica before it adds them up, so each gets its part of the
-    limit.
-
-    With SGD weight decay is coupled, as in the released recipe: an L2 term on every trainable
-    weight. Keras' own `weight_decay=` is decoupled, which is another rule. AdamW's is decoupled
-    and spares slopes, biases and batch norm.
-    """
-    plan = recipe.optimizer
-    rate = learning_rate(plan, recipe.training.steps)
-    shared: dict[str, Any] = {"global_clipnorm": plan.clip / replicas or None}
-    if plan.average:
-        shared.update(use_ema=True, ema_momentum=plan.average)
-    optimizer: keras.optimizers.Optimizer
-    if plan.name == "AdamW":
-        decay = plan.weight_decay
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, **shared)
-        optimizer.exclude_from_weight_decay(var_names=["alpha", "beta", "bias", "gamma"])
-    else:
-        optimizer = keras.optimizers.SGD(rate, plan.momentum, **shared)
-        if plan.weight_decay:
-            for variable in model.trainable_variables:
-                variable.regularizer = keras.regularizers.L2(plan.weight_decay / 2)
-    imitates = bool(recipe.teacher.preset)
-    model.compile(
-        optimizer,
-        keras.losses.CosineSimilarity() if imitates else model.layers[-1].loss(),
-        # XLA is slower than plain TensorFlow on a CPU and an error in MirroredStrategy.
-        jit_compile=keras.backend.backend() == "jax",
-    )
-
-
-@contextlib.contextmanager
-def averaged(model: keras.Model) -> Iterator[None]:
-    """Inside, the weights are their running average, where the optimiser keeps one."""
-    if not model.optimizer.use_ema:
-        yield
-        return
-    variables = model.trainable_variables
-    kept = [keras.ops.convert_to_numpy(variable) for variable in variables]
-    model.optimizer.finalize_variable_values(variables)
-    try:
-        yield
-    finally:
-        for variable, value in zip(variables, kept, strict=True):
-            variable.assign(value)
-
-
-def learning_rate(plan: Optimizer, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the rate at each step: linear warm-up, then milestones or a cosine fall to 0."""
-    schedules = keras.optimizers.schedules
-    if not plan.milestones:
-        if not plan.warmup:
-            return schedules.CosineDecay(plan.learning_rate, steps)
-        return schedules.CosineDecay(
-            0.0,
-            steps - plan.warmup,
-            warmup_target=plan.learning_rate,
-            warmup_steps=plan.warmup,
-        )
-    ramp = [plan.learning_rate * (i + 1) / (plan.warmup + 1) for i in range(plan.warmup)]
-    falls = [plan.learning_rate * 0.1**i for i in range(len(plan.milestones) + 1)]
-    return schedules.PiecewiseConstantDecay(
-        [*range(plan.warmup), *(m - 1 for m in plan.milestones)], [*ramp, *falls]
-    )
 
 
 def _records(source: str | os.PathLike[str], out: pathlib.Path) -> Records:

@@ -24,7 +24,7 @@ from spherekeras.training import train
 
 RECIPE = """
 [data]
-validation = 0.25
+validation = 0.61
 [backbone]
 depth = 4
 embedding_dim = 8

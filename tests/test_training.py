@@ -18,13 +18,11 @@ from spherekeras.data.drawn_faces import drawn_crops, write_drawn_crops
 from spherekeras.data.records import open_records
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import DataError, PresetError, RecipeError, TrainingError
+from spherekeras.optimizers import averaged, compile_model, learning_rate
 from spherekeras.recipe import load_recipe
 from spherekeras.training import (
-    averaged,
     build_model,
-    compile_model,
     imprint,
-    learning_rate,
     start_from,
     train,
     whole_people,
@@ -32,7 +30,7 @@ from spherekeras.training import (
 
 RECIPE = """
 [data]
-validation = 0.25
+validation = 0.61
 [backbone]
 depth = 4
 embedding_dim = 16
@@ -97,7 +95,7 @@ def test_a_run_leaves_a_preset_and_its_logs(whole: pathlib.Path) -> None:
         "identities": 5,
         "steps": 12,
         "batch_size": 8,
-        "validation": 0.25,
+        "validation": 0.61,
         "records": open_records(whole / "run" / "records").checksum,
     }
     assert faces.metadata["measured"] == presets.stamp(whole / "run" / "preset")
@@ -237,11 +235,11 @@ def test_a_start_that_has_seen_the_people_held_out_is_refused(
 ) -> None:
     preset = whole / "run" / "preset"
     text = RECIPE.replace("depth = 4", f"depth = 4\nstart = '{preset}'")
-    (tmp_path / "mine.toml").write_text(text.replace("validation = 0.25", "validation = 0.5"))
+    (tmp_path / "mine.toml").write_text(text.replace("validation = 0.61", "validation = 0.7"))
     with pytest.raises(
         RecipeError,
-        match=r"`data.validation` = 0.5 holds out people whom `backbone.start` = '.*preset' was "
-        r"trained on: it held out 0.25. Set it to at most 0.25.",
+        match=r"`data.validation` = 0.7 holds out people whom `backbone.start` = '.*preset' was "
+        r"trained on: it held out 0.61. Set it to at most 0.61.",
     ):
         train(tmp_path / "mine.toml", crops, tmp_path / "run", verbose=0)
     assert not (tmp_path / "run").exists()

@@ -20,7 +20,7 @@ from spherekeras.errors import TrainingError
 
 RECIPE = """
 [data]
-validation = 0.25
+validation = 0.61
 [backbone]
 depth = 4
 embedding_dim = 16

@@ -154,26 +154,30 @@ class Batches:
         return np.random.default_rng([self.seed, 2, epoch]).permutation(len(self.positions))
 
 
-def dataset(batches: Batches, start: int, stop: int, strategy: Any = None) -> Any:
+def dataset(
+    batches: Batches, start: int, stop: int, accumulation: int = 1, strategy: Any = None
+) -> Any:
     """Returns the batches of steps `start` to `stop` as a `tf.data.Dataset`.
 
     Args:
         batches: of the run.
         start: the first step.
         stop: the step after the last.
+        accumulation: equal parts that each batch is cut into, one after the other.
         strategy: a `tf.distribute.Strategy`; over several replicas the data are distributed: every
             process decodes the parts of its own replicas and no others.
     """
     import tensorflow as tf
 
     replicas = strategy.num_replicas_in_sync if strategy else 1
-    size = batches.batch_size // replicas
+    parts = replicas * accumulation
+    size = batches.batch_size // parts
 
     def feed(local: int, first: int) -> Any:
         def load(number: Any) -> tuple[Any, Any]:
             step, part = start + number // local, first + number % local
             images, wanted = tf.numpy_function(
-                functools.partial(batches.batch, parts=replicas),
+                functools.partial(batches.batch, parts=parts),
                 [step, part],
                 [tf.uint8, batches.wanted.dtype],
                 stateful=False,
@@ -189,11 +193,13 @@ def dataset(batches: Batches, start: int, stop: int, strategy: Any = None) -> An
         local = replicas // context.num_input_pipelines
         return feed(local, context.input_pipeline_id * local)
 
-    return feed(1, 0) if replicas == 1 else strategy.distribute_datasets_from_function(own)
+    return (
+        feed(accumulation, 0) if replicas == 1 else strategy.distribute_datasets_from_function(own)
+    )
 
 
-def py_dataset(batches: Batches, start: int, stop: int) -> Any:
-    """Returns the batches of steps `start` to `stop` as a `keras.utils.PyDataset`.
+def py_dataset(batches: Batches, start: int, stop: int, accumulation: int = 1) -> Any:
+    """Returns what `dataset` does on one processor, as a `keras.utils.PyDataset`.
 
     For the backends that train without TensorFlow. Threads read ahead: decoding and variation
     happen outside Python's lock.
@@ -202,9 +208,10 @@ def py_dataset(batches: Batches, start: int, stop: int) -> Any:
 
     class Steps(keras.utils.PyDataset):
         def __len__(self) -> int:
-            return stop - start
+            return (stop - start) * accumulation
 
         def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-            return batches.batch(start + index)
+            step, part = divmod(index, accumulation)
+            return batches.batch(start + step, part, accumulation)
 
     return Steps(workers=os.cpu_count() or 1, max_queue_size=8)

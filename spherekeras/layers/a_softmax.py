@@ -98,7 +98,7 @@ class ASoftmax(MarginHead):
         """Returns λ at the present step; 0 where there is no annealing."""
         if self.annealing is None:
             return 0.0
-        return float(margins.annealing_lambda(int(self.step.numpy()), *self.annealing))
+        return float(margins.annealing_lambda(int(self.present_step()), *self.annealing))
 
     @property
     def kernel_constraint(self) -> Any:
@@ -141,7 +141,7 @@ class ASoftmax(MarginHead):
         along = (margins.psi(fixed, self.margin) - fixed * slope) / ops.stop_gradient(scale)
         turned = slope * weight + along * ops.stop_gradient(embedding)
         turned = turned / ops.sqrt(ops.square(slope) + ops.square(along))
-        strength = self.strength(ops.convert_to_tensor(self.step))
+        strength = self.strength(self.present_step())
         share = 1.0 if strength is None else ops.cast(strength, cosine.dtype)
         turn = ops.sum(embedding * share * (turned - weight), axis=1, keepdims=True)
         return ops.stop_gradient(target * scale - linear - turn) + linear + turn

@@ -29,7 +29,7 @@ class MarginHead(NormalizedDense):
     `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`. Within a Sequential, where no
     labels reach a layer, use `spherekeras.Sequential`.
 
-    Two weights tell how training stands: `step`, the training steps so far, and
+    Two weights tell how training stands: `step`, the calls in training so far, and
     `target_angle`, the mean angle between embeddings and their own class (radians, moving
     average of 0.99 over training steps), the one number that tells whether it gets anywhere.
 
@@ -49,6 +49,11 @@ class MarginHead(NormalizedDense):
             changes. None for all classes.
         **kwargs: of `NormalizedDense`.
 
+    Attributes:
+        calls_per_step: calls in training that make one step of `ramp` and annealing. A
+            `spherekeras.Sequential` sets it to its optimizer's `gradient_accumulation_steps`; a
+            Functional model that accumulates sets it by hand.
+
     Labels: see `Head`.
 
     Raises:
@@ -57,6 +62,7 @@ class MarginHead(NormalizedDense):
     """
 
     gradients: tuple[str, ...] = ("exact", "detached")
+    calls_per_step = 1
 
     def __init__(
         self,
@@ -125,7 +131,9 @@ class MarginHead(NormalizedDense):
             classes = ops.arange(ops.shape(labels)[0], dtype="int32")
         logits, own, own_scale = self.products_with_own(rows, kernel, classes, scale)
         cosine = own / own_scale
-        strength = self.strength(self._next_step(bool(training)))
+        if training:
+            self.step.assign(self.step + 1)
+        strength = self.strength(self.present_step())
         target = self._blended(cosine, self.target(cosine, norm, bool(training)), strength)
         if not self.keeps_others:
             cosines = logits / scale
@@ -166,6 +174,10 @@ class MarginHead(NormalizedDense):
         """The margin-free logits of prediction, from the scaled cosines."""
         return logits
 
+    def present_step(self) -> Tensor:
+        """The step that the last call in training belongs to, from 1."""
+        return -(-ops.convert_to_tensor(self.step) // self.calls_per_step)
+
     def strength(self, step: Tensor) -> Tensor | None:
         """How much of the margin acts at a step, 0 to 1; None for all of it."""
         if self.ramp is None:
@@ -196,14 +208,6 @@ class MarginHead(NormalizedDense):
     def get_config(self) -> dict[str, Any]:
         own = {"gradient": self.gradient, "ramp": self.ramp, "sampling": self.sampling}
         return {**super().get_config(), **own}
-
-    def _next_step(self, training: bool) -> Tensor:
-        """The present step, counted from 1 in training."""
-        step = ops.convert_to_tensor(self.step)
-        if training:
-            step = step + 1
-            self.step.assign(step)
-        return step
 
     def _blended(self, cosine: Tensor, changed: Tensor, strength: Tensor | None) -> Tensor:
         if strength is None:
