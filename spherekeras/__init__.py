@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         layers,
         losses,
         margins,
+        optimizers,
         presets,
         search,
     )
@@ -44,6 +45,7 @@ __all__ = [
     "load_preset",
     "losses",
     "margins",
+    "optimizers",
     "presets",
     "search",
 ]
@@ -80,4 +82,5 @@ def __dir__() -> list[str]:
 
 
 if "keras" in sys.modules:  # so that `keras.models.load_model` finds the project's classes
-    importlib.import_module("spherekeras.sequential")
+    for _name in ("optimizers", "sequential"):
+        importlib.import_module(f"spherekeras.{_name}")

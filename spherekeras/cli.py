@@ -103,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         "the workers on several machines, the same for each",
     )
     train.add_argument("--worker", type=int, metavar="I", help="which of host:port,... this is")
+    train.add_argument(
+        "--profile", action="store_true", help="write OUT/profile.html: where a step's time goes"
+    )
     train.add_argument("--json", action="store_true", help="print JSON")
 
     evaluate = verb("evaluate", _evaluate, "Measure a preset by a published protocol.")
@@ -304,7 +307,11 @@ def _train(options: argparse.Namespace) -> int:
         from spherekeras.training import train
     absl_logging.set_verbosity(absl_logging.INFO)
     folder = train(
-        options.recipe, options.data, options.out, verbose=1 if sys.stderr.isatty() else 2
+        options.recipe,
+        options.data,
+        options.out,
+        verbose=1 if sys.stderr.isatty() else 2,
+        profile=options.profile,
     )
     _show(options, {"preset": str(folder)}, f"Preset: {folder}")
     return 0
@@ -316,7 +323,7 @@ def _train_here(options: argparse.Namespace) -> int:
 
     command = [sys.executable, "-m", "spherekeras", "train", options.recipe]
     command += ["--data", options.data, "--out", options.out]
-    command += ["--json"] if options.json else []
+    command += [f"--{name}" for name in ("json", "profile") if getattr(options, name)]
     return run_workers(int(options.workers), command, options.out)
 
 

@@ -104,7 +104,7 @@ class Optimizer:
         name: "SGD" or "AdamW".
         learning_rate: at its highest.
         momentum: of the gradient (SGD).
-        weight_decay: SGD: coupled (an L2 term of half of it in the loss), on every weight; AdamW:
+        weight_decay: SGD: coupled (this times the weight is added to its gradient); AdamW:
             decoupled, as its paper has it.
         warmup: steps of linear growth from 0.
         milestones: steps at which the rate is divided by 10; none for a cosine fall to 0.

@@ -19,6 +19,7 @@ from absl import logging
 
 from spherekeras import backbones, distribution, evaluation, layers, presets, sharding
 from spherekeras.checkpoints import Checkpoints
+from spherekeras.compiling import averaged, compile_model
 from spherekeras.data import pipeline
 from spherekeras.data.records import Records, fingerprint, open_records, pack
 from spherekeras.embedder import FaceEmbedder, load_preset
@@ -26,8 +27,8 @@ from spherekeras.errors import RecipeError, TrainingError
 from spherekeras.evaluation import metrics
 from spherekeras.files import atomic_path
 from spherekeras.multi_worker_fit import mend_fit
-from spherekeras.optimizers import averaged, compile_model
 from spherekeras.presets import PresetConfig
+from spherekeras.profiling import Profile
 from spherekeras.recipe import Backbone, Head, Recipe, load_recipe
 from spherekeras.sequential import Sequential
 from spherekeras.teacher import centred, embeddings_of, onlooker
@@ -44,6 +45,7 @@ def train(
     out: str | os.PathLike[str],
     strategy: Any = None,
     verbose: int = 2,
+    profile: bool = False,
 ) -> pathlib.Path:
     """Trains a network by a recipe and saves it as a preset; goes on where it was stopped.
 
@@ -60,6 +62,8 @@ def train(
             `spherekeras.distribution.strategy` finds: the workers of TF_CONFIG, else all GPUs,
             else the processor. On the JAX backend all devices train, see `spherekeras.sharding`.
         verbose: 0 silent, 1 progress bar, 2 one line a checkpoint.
+        profile: whether `out` gets a page of where the time of a step goes, see
+            `spherekeras.profiling`.
 
     Returns:
         The preset's folder.
@@ -105,7 +109,7 @@ def train(
         )
     checkpoints = Checkpoints(out)
     with distribution.in_company(strategy, str(checkpoints.path)):
-        return _run(plan, text, source, out, strategy, teacher, checkpoints, verbose)
+        return _run(plan, text, source, out, strategy, teacher, checkpoints, verbose, profile)
 
 
 def _run(
@@ -117,6 +121,7 @@ def _run(
     teacher: FaceEmbedder | None,
     checkpoints: Checkpoints,
     verbose: int,
+    profile: bool,
 ) -> pathlib.Path:
     first = distribution.is_first(strategy)
     if first:  # of several workers one packs, and one asks the teacher
@@ -194,6 +199,9 @@ def _run(
         if first:
             callbacks += [validation, _Keep(checkpoints, watch)]
             callbacks += _logs(out, done // plan.training.checkpoint_steps)
+            if profile:
+                crops = plan.training.batch_size // plan.training.accumulation
+                callbacks.append(Profile(out, crops))
         try:
             with sharding.over_devices(shared):
                 _fit(model, plan, batches, done, strategy, callbacks, verbose)

@@ -14,11 +14,11 @@ import pytest
 
 from spherekeras import presets
 from spherekeras.backbones import MobileFaceNet, SphereFaceNet
+from spherekeras.compiling import averaged, compile_model, learning_rate
 from spherekeras.data.drawn_faces import drawn_crops, write_drawn_crops
 from spherekeras.data.records import open_records
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import DataError, PresetError, RecipeError, TrainingError
-from spherekeras.optimizers import averaged, compile_model, learning_rate
 from spherekeras.recipe import load_recipe
 from spherekeras.training import (
     build_model,
