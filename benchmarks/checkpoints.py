@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from spherekeras.checkpoints import Checkpoints
 from spherekeras.compiling import compile_model
+from spherekeras.provenance import processor
 from spherekeras.recipe import Backbone, Head, Recipe, Training
 from spherekeras.training import build_model
 
@@ -94,11 +95,6 @@ def measured(backbone: Backbone, classes: int) -> tuple[float, float, float, flo
 
 
 def main() -> None:
-    cpu = next(
-        line.split(":")[1].strip()
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
     rows = []
     for name, (backbone, classes) in NETWORKS.items():
         step, wait, work, size = measured(backbone, classes)
@@ -110,7 +106,7 @@ def main() -> None:
                 "wait_ms": round(1e3 * wait, 1),
                 "writer_ms": round(1e3 * work, 1),
                 "cost_percent_at_most": round(100 * (wait + work) / (EVERY * step), 2),
-                "machine": f"{len(os.sched_getaffinity(0))} cores of {cpu}",
+                "machine": f"{len(os.sched_getaffinity(0))} cores of {processor()}",
                 "versions": f"keras {keras.__version__} tensorflow {tf.__version__} numpy "
                 + importlib.metadata.version("numpy"),
             }

@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from spherekeras.provenance import processor
+
 BATCH, DIM, STEPS = 128, 512, 6
 CLASSES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 SAMPLINGS = (None, 0.1)
@@ -97,12 +99,7 @@ def main() -> None:
     versions = " ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("keras", package, "numpy")
     )
-    cpu = next(
-        line.split(":")[1].strip()
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    machine = f"{len(os.sched_getaffinity(0))} cores of {cpu}"
+    machine = f"{len(os.sched_getaffinity(0))} cores of {processor()}"
     path = pathlib.Path(__file__).with_suffix(".csv")
     rows: list[dict[str, Any]] = []
     if path.exists():

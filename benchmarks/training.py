@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from spherekeras.provenance import processor
+
 BATCH, CLASSES, ROUNDS = 32, 10_572, 3
 STEPS = {20: 7, 4: 14}  # of which the first two compile
 PRECISIONS = ("float32", "bfloat16")
@@ -128,12 +130,7 @@ def main() -> None:
         f"{name} {importlib.metadata.version(name)}"
         for name in ("keras", "tensorflow-cpu", "torch")
     )
-    cpu = next(
-        line.split(":")[1].strip()
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    machine = f"{len(os.sched_getaffinity(0))} cores of {cpu}"
+    machine = f"{len(os.sched_getaffinity(0))} cores of {processor()}"
     rows = []
     for depth in STEPS:
         for precision in PRECISIONS:
