@@ -143,8 +143,7 @@ def _run(
     classes = len(np.unique(records.labels[train_positions]))
     logging.info("%d crops of %d identities", len(train_positions), classes)
     keras.utils.set_random_seed(plan.seed)
-    # A head that draws its classes gathers their weights; an imitator has none.
-    shared = None if plan.teacher.preset or "sampling" in plan.head.arguments else classes
+    shared = None if plan.teacher.preset else classes  # an imitator has no class weights
     with strategy.scope() if strategy else sharding.over_devices(shared):
         model = build_model(plan, classes)
         if plan.backbone.start:

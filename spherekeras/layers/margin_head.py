@@ -11,6 +11,8 @@ from spherekeras import margins
 from spherekeras.layers.normalized_dense import NormalizedDense
 from spherekeras.layers.products import norm_of, normalized_product, replace_own
 from spherekeras.layers.sampling import HIDDEN, sample_classes, weights_of
+from spherekeras.losses.labels import own_columns
+from spherekeras.sharding import shards_of
 
 Tensor = Any
 
@@ -43,10 +45,10 @@ class MarginHead(NormalizedDense):
             step `end`. None for the whole margin from the start.
         sampling: share of the classes that a training step looks at, in (0, 1]: the batch's own
             and a fresh random sample of all, in runs of up to 16 neighbours (Partial FC, arXiv
-            2203.15565). The logits of a
-            training step are then `(batch, columns, 1)` with row i's own class in column i,
-            which `head.loss()` reads and a stock loss refuses; outside training nothing
-            changes. None for all classes.
+            2203.15565). The logits of a training step are then `(batch, shards, columns, 1)`,
+            which `head.loss()` reads and a stock loss refuses; `shards` is 1, or the number of
+            JAX devices that the class weights are cut over. Outside training nothing changes.
+            None for all classes.
         **kwargs: of `NormalizedDense`.
 
     Attributes:
@@ -126,9 +128,10 @@ class MarginHead(NormalizedDense):
         classes, hidden = labels, None
         if training and self.sampling is not None:
             count = max(1, round(self.sampling * self.units))
-            drawn, hidden = sample_classes(labels, self.units, count, self.draws)
+            shards = shards_of(self.kernel)
+            drawn, hidden = sample_classes(labels, self.units, count, self.draws, shards)
             kernel = weights_of(kernel, labels, drawn, self.units)
-            classes = ops.arange(ops.shape(labels)[0], dtype="int32")
+            classes = own_columns(*ops.shape(hidden))
         logits, own, own_scale = self.products_with_own(rows, kernel, classes, scale)
         cosine = own / own_scale
         if training:
@@ -147,7 +150,10 @@ class MarginHead(NormalizedDense):
             self.target_angle.assign(0.99 * self.target_angle + 0.01 * mean)
         own = self.own_logit(cosine, target, own_scale, embedding, kernel, classes)
         logits = replace_own(logits, own, classes)
-        return logits if hidden is None else ops.where(hidden, HIDDEN, logits)[..., None]
+        if hidden is None:
+            return logits
+        logits = ops.reshape(logits, ops.shape(hidden))
+        return ops.where(hidden, HIDDEN, logits)[..., None]
 
     def scale_of(self, norm: Tensor) -> Tensor:
         """The factor on the cosines, from the embeddings' norms `(batch, 1)`."""

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from spherekeras.losses.labels import entries, in_range, label_row, positions
+from spherekeras.losses.labels import entries, in_range, label_row, own_columns, positions
 
 Tensor = Any
 
@@ -40,8 +40,9 @@ class CrossEntropy(keras.losses.Loss):
 
     On logits `(batch, units)` with weight 1 it is
     `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`. What that one cannot read are
-    the logits of a head with `sampling`, `(batch, columns, 1)`: there the columns are a sample
-    of the classes, and row i's own class is column i. A label out of range makes the loss NaN.
+    the logits of a head with `sampling`, `(batch, shards, columns, 1)`: there the columns are a
+    sample of the classes, and row i's own class is column `i % b` of shard `i // b`, where b is
+    `batch / shards`, rounded up. A label out of range makes the loss NaN.
 
     Args:
         weight: factor on the loss, above 0 (SphereFace-R: `head.loss()` sets it).
@@ -66,8 +67,10 @@ class CrossEntropy(keras.losses.Loss):
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         labels = label_row(self, y_true)
-        if len(y_pred.shape) == 3:
-            labels, y_pred = ops.arange(ops.shape(y_pred)[0], dtype="int32"), y_pred[..., 0]
+        if len(y_pred.shape) == 4:
+            batch, shards, columns = ops.shape(y_pred)[:3]
+            labels = own_columns(batch, shards, columns)
+            y_pred = ops.reshape(y_pred, (batch, -1))
         labels, factor = in_range(labels, ops.shape(y_pred)[1], self.weight)
         return cross_entropy(labels, y_pred) * ops.cast(factor, y_pred.dtype)
 

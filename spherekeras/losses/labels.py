@@ -34,6 +34,16 @@ def in_range(labels: Tensor, units: Tensor, value: float = 1.0) -> tuple[Tensor,
     return ops.where(inside, labels, 0), ops.where(inside, value, math.nan)
 
 
+def own_columns(batch: Tensor, shards: int, columns: Tensor) -> Tensor:
+    """The column of each row's own class among sampled ones, int32 `(batch,)`.
+
+    Of `shards` times `columns` columns, each shard's first hold the classes of as many rows: row
+    i's own is column `i % b` of shard `i // b`, where b is `batch / shards`, rounded up.
+    """
+    rows, each = ops.arange(batch, dtype="int32"), -(-batch // shards)
+    return rows // each * columns + rows % each
+
+
 def positions(labels: Tensor) -> Tensor:
     """(row, label) of each row, `(batch, 2)`, for `ops.scatter_update`."""
     return ops.stack([ops.arange(ops.shape(labels)[0], dtype="int32"), labels], axis=1)

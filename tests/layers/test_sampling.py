@@ -8,41 +8,59 @@ import pytest
 
 import spherekeras as sk
 from spherekeras.layers.sampling import HIDDEN, run_of, sample_classes, weights_of
+from spherekeras.losses.labels import own_columns
 
 DIM, BATCH = 5, 6
 LABELS = np.array([3, 17, 3, 0, 39, 17], np.int32)
 
 
-def drawn_classes(units: int, count: int, seed: Any) -> tuple[np.ndarray, np.ndarray]:
-    runs, mask = (np.asarray(a) for a in sample_classes(LABELS, units, count, seed))
-    size = run_of(units)
-    drawn = (runs[:, None] * size + np.arange(size)).reshape(-1)
-    return np.concatenate([LABELS, drawn]), mask
+def drawn_classes(
+    units: int, count: int, seed: Any, shards: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """The class of each column, and the mask; the columns of one shard after those of another."""
+    runs, mask = (np.asarray(a) for a in sample_classes(LABELS, units, count, seed, shards))
+    size = run_of(units // shards)
+    assert runs.shape == (shards, max(1, round(count / shards / size)))
+    own = np.pad(LABELS, (0, -BATCH % shards)).reshape(shards, -1)
+    first = np.arange(shards)[:, None, None] * (units // shards)
+    drawn = first + runs[:, :, None] * size + np.arange(size)
+    classes = np.concatenate([own, drawn.reshape(shards, -1)], axis=1)
+    assert mask.shape == (BATCH, *classes.shape)
+    return classes.reshape(-1), mask.reshape(BATCH, -1)
 
 
 @pytest.mark.parametrize(
-    ("units", "count"), [(41, 8), (41, 13), (42, 12), (40, 40), (41, 41), (40, 1), (1008, 96)]
+    ("units", "count", "shards"),
+    [
+        *[(41, 8, 1), (41, 13, 1), (42, 12, 1), (40, 40, 1), (41, 41, 1), (40, 1, 1)],
+        *[(1008, 96, 1), (42, 12, 2), (40, 40, 4), (40, 1, 8), (1008, 96, 3), (1008, 300, 7)],
+    ],
 )
-def test_each_row_sees_its_class_once_and_no_class_twice(units: int, count: int) -> None:
+def test_each_row_sees_its_class_once_and_no_class_twice(
+    units: int, count: int, shards: int
+) -> None:
     seed = keras.random.SeedGenerator(0)
     for _ in range(15):
-        classes, mask = drawn_classes(units, count, seed)
-        drawn = max(1, round(count / run_of(units))) * run_of(units)
-        assert classes.shape == (BATCH + drawn,) and mask.shape == (BATCH, BATCH + drawn)
+        classes, mask = drawn_classes(units, count, seed, shards)
+        own = own_columns(BATCH, shards, len(classes) // shards)
         assert classes.min() >= 0 and classes.max() < units
         for row in range(BATCH):
             seen = classes[~mask[row]]
             assert len(set(seen.tolist())) == len(seen)
-            assert not mask[row, row] and (seen == LABELS[row]).sum() == 1
+            assert not mask[row, own[row]] and classes[own[row]] == LABELS[row]
+            assert (seen == LABELS[row]).sum() == 1
             assert set(LABELS.tolist()) <= set(seen.tolist())
             assert set(seen.tolist()) == set(classes.tolist())
 
 
-def test_every_class_is_drawn_equally_often() -> None:
+@pytest.mark.parametrize("shards", [1, 2])
+def test_every_class_is_drawn_equally_often(shards: int) -> None:
     seed, times = keras.random.SeedGenerator(1), 400
-    drawn = np.zeros(29)
+    drawn = np.zeros((shards, 29))
     for _ in range(times):
-        drawn += np.bincount(np.asarray(sample_classes(LABELS[:1], 29, 7, seed)[0]), None, 29)
+        runs = np.asarray(sample_classes(LABELS[:1], 29 * shards, 7 * shards, seed, shards)[0])
+        for shard, mine in enumerate(runs):
+            drawn[shard] += np.bincount(mine, None, 29)
     np.testing.assert_allclose(drawn / times, 7 / 29, atol=4 * np.sqrt(7 / 29 / times))
 
 
@@ -52,9 +70,9 @@ def test_picked_weights_and_their_gradient(units: int, each: int) -> None:
 
     random = np.random.default_rng(0)
     kernel = tf.constant(random.normal(size=(3, units * each)))
-    runs = np.array([2, 0], np.int32)
+    runs = np.array([[2, 0]], np.int32)
     size = run_of(units)
-    classes = [*LABELS, *(run * size + i for run in runs for i in range(size))]
+    classes = [*LABELS, *(run * size + i for run in runs[0] for i in range(size))]
     columns = [c * each + k for c in classes for k in range(each)]
     weights = random.normal(size=(3, len(columns)))
     with tf.GradientTape() as tape:
@@ -104,7 +122,8 @@ def test_the_logits_of_a_sample_are_those_of_the_drawn_classes() -> None:
     head = sk.layers.ArcFace(40, sampling=0.25)
     head(x)
     logits = np.asarray(head(x, LABELS, training=True))
-    assert logits.shape == (BATCH, BATCH + 8, 1)  # one run of 8
+    assert logits.shape == (BATCH, 1, BATCH + 8, 1)  # one run of 8
+    logits = logits[:, 0]
     full = np.asarray(head(x, LABELS))
     assert full.shape == (BATCH, 40)
     np.testing.assert_allclose(logits[range(BATCH), range(BATCH), 0], full[range(BATCH), LABELS])

@@ -35,11 +35,13 @@ def test_it_is_that_of_keras(shape: tuple[int, ...], dtype: str) -> None:
     assert found == pytest.approx(np.mean(naive(labels, logits)), abs=1e-9)
 
 
-@pytest.mark.parametrize("columns", [BATCH, BATCH + 3])
-def test_of_sampled_logits_row_i_owns_column_i(columns: int) -> None:
+@pytest.mark.parametrize(("shards", "columns"), [(1, BATCH), (1, BATCH + 3), (2, 9), (3, 7)])
+def test_of_sampled_logits_each_row_owns_one_column(shards: int, columns: int) -> None:
     rng = np.random.default_rng(1)
-    labels, logits = rng.integers(0, 1000, BATCH), rng.normal(size=(BATCH, columns, 1))
-    expected = naive(range(BATCH), logits[..., 0])
+    labels, logits = rng.integers(0, 1000, BATCH), rng.normal(size=(BATCH, shards, columns, 1))
+    each = math.ceil(BATCH / shards)  # rows whose own classes a shard's first columns hold
+    own = [row // each * columns + row % each for row in range(BATCH)]
+    expected = naive(own, logits.reshape(BATCH, -1))
     loss = CrossEntropy(reduction="none", dtype="float64")
     np.testing.assert_allclose(loss(labels, logits), expected, atol=1e-9)
 
@@ -61,7 +63,7 @@ def test_gradient_is_softmax_minus_one_hot() -> None:
     import tensorflow as tf
 
     labels, logits = draw()
-    for given in (logits, logits[..., None]):
+    for given in (logits, logits[:, None, :, None]):
         own = labels if given.ndim == 2 else np.arange(BATCH) % UNITS
         z = tf.constant(given if given.ndim == 2 else given[:UNITS])
         rows = z.shape[0]
