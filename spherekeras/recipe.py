@@ -90,10 +90,13 @@ class Teacher:
         preset: its name or folder; none to train a head on labels.
         varied: whether it sees each crop as it is varied for the imitator, at every step, and not
             once the undisturbed crop.
+        mixup: fraction of the crops that are blended with another before it sees them, so that
+            few crops make many (arXiv 1710.09412). Needs `varied`.
     """
 
     preset: str = ""
     varied: bool = False
+    mixup: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +194,7 @@ class Recipe:
             "data.max_images": (0, 10**9),
             "data.validation": (0, 0.9),
             "backbone.embedding_dim": (1, 65536),
+            "teacher.mixup": (0, 1),
             "optimizer.learning_rate": (1e-12, 1e12),
             "optimizer.momentum": (0, 0.999999),
             "optimizer.weight_decay": (0, 1),
@@ -239,6 +243,11 @@ class Recipe:
                 "A recipe has a `[head]` that learns labels or a `[teacher]` that is imitated. "
                 "Received: both. Imitate first, then start a second recipe from that preset "
                 "(`backbone.start`)."
+            )
+        if self.teacher.mixup and not self.teacher.varied:
+            raise RecipeError(
+                "`teacher.mixup` blends crops that the teacher then sees. Received: "
+                f"mixup = {self.teacher.mixup} with varied = false. Set `teacher.varied = true`."
             )
         if self.backbone.width not in (96, 112) or self.backbone.height != 112:
             raise RecipeError(
