@@ -106,6 +106,8 @@ def _metric(metric: dict[str, Any]) -> str:
     rows["command"] = f"`{metric['command']}`"
     rows["measured with"] = metric["measured_with"]
     parts = [f"## {metric['name']}: {metric['value']}", metric["protocol"], _table(rows)]
+    if chosen := metric.get("chosen"):
+        parts += [chosen]
     if kinds := metric.get("kinds"):
         parts += ["What the thresholds of the folds accept, by kind of picture:", _kinds(kinds)]
         parts += [f"{_SHARP} LFW does not state ages, so accuracy by age is not known."]

@@ -120,6 +120,12 @@ def _parser() -> argparse.ArgumentParser:
         "and <person>/<video>/<frame>.jpg; megaface: folder with a folder a person",
     )
     evaluate.add_argument("--distractors", help="megaface: folder with pictures of other people")
+    evaluate.add_argument(
+        "--keep-mean",
+        action="store_true",
+        help="lfw, lfw-view1, ytf: leave the embeddings where they are, as `verify` does; else the "
+        "mean of the fitting pairs is subtracted, as the SphereFace release does",
+    )
     evaluate.add_argument("--out", help="file for the result as JSON")
     evaluate.add_argument(
         "--report", help="lfw, bin, ytf: page of curves and worst errors, an .html file"
@@ -336,6 +342,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     protocol, data = options.protocol, options.data
     if bool(options.distractors) != (protocol == "megaface"):  # all told before the long work
         raise DataError("`--protocol megaface` needs `--distractors FOLDER`; no other takes it.")
+    if options.keep_mean and protocol in ("bin", "ijb", "megaface"):
+        raise DataError(f"`--keep-mean` is what {protocol} does anyway. Leave it out.")
     if options.report and protocol in ("ijb", "megaface"):
         raise DataError(
             f"`--report` draws the scores of single pairs, which {protocol} does not keep. Leave "
@@ -351,14 +359,18 @@ def _evaluate(options: argparse.Namespace) -> None:
         elif protocol == "ijb":
             result = evaluation.ijb(faces, data, progress=progress)
         elif protocol == "ytf":
-            result = evaluation.ytf(faces, data, progress=progress)
+            result = evaluation.ytf(
+                faces, data, subtract_mean=not options.keep_mean, progress=progress
+            )
         elif protocol == "megaface":
             result = evaluation.megaface_folders(
                 faces, data, options.distractors, progress=progress
             )
         else:
             view = 1 if protocol == "lfw-view1" else 2
-            result = evaluation.lfw(faces, data, view=view, progress=progress)
+            result = evaluation.lfw(
+                faces, data, view, subtract_mean=not options.keep_mean, progress=progress
+            )
     text = json.dumps(result.to_dict(), indent=1)
     if options.out:
         with atomic_path(options.out) as temporary:
@@ -390,6 +402,7 @@ def _measured_by(options: argparse.Namespace, faces: Any, name: str) -> dict[str
         **provenance.versions(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "command": f"spherekeras evaluate {name} --protocol {options.protocol} --data {data}"
+        + (" --keep-mean" if options.keep_mean else "")
         + runtime,
     }
 

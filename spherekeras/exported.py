@@ -67,6 +67,7 @@ def measure_files(
             f"{folder} was not published with these weights. First: `spherekeras zoo publish "
             f"{folder} --data LFW --out {folder}`."
         )
+    subtract = faces.metadata["metrics"][0].get("subtract_mean", True)
     faces.metadata.pop("files", None)
     positions, names, who, how = publishing.held_out_people(faces, people)
     strangers = teacher.turned(people, positions, faces.config)
@@ -78,7 +79,7 @@ def measure_files(
 
     def tested(run: Run) -> VerificationResult:
         through: Any = _Through(publishing.Seen(faces, crops), run)
-        return lfw(through, data, mirror="concat", progress=progress)
+        return lfw(through, data, mirror="concat", subtract_mean=subtract, progress=progress)
 
     def keras(batch: np.ndarray) -> np.ndarray:
         return faces.embed_crops(batch, faces.config.mirror, True)
@@ -115,9 +116,10 @@ def measure_files(
         rule = faces.config.mirror if faces.config.mirror != "none" else "concat"
         faces.metadata["files"] = {
             "rows": rows,
-            "how": f"{base.pairs:,} pairs of LFW view 2, {MIRRORS[rule]}, each of unit length "
-            f"(so computed, Keras reaches {card.percent(base.accuracy)}); cosines on {_CROPS:,} "
-            f"crops of {who}; int8 calibrated on {_CALIBRATING} crops of training; milliseconds "
+            "how": f"{base.pairs:,} pairs of LFW view 2, {MIRRORS[rule]}, each of unit length, "
+            f"{'mean' if subtract else 'no mean'} subtracted (so computed, Keras reaches "
+            f"{card.percent(base.accuracy)}); cosines on {_CROPS:,} crops of {who}; int8 "
+            f"calibrated on {_CALIBRATING} crops of training; milliseconds "
             f"of one crop on one and two threads, all files by turns, median of {ROUNDS}, "
             f"{processor()}; " + ", ".join(f"{key} {value}" for key, value in versions().items()),
         }

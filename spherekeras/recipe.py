@@ -90,12 +90,15 @@ class Teacher:
         preset: its name or folder; none to train a head on labels.
         varied: whether it sees each crop as it is varied for the imitator, at every step, and not
             once the undisturbed crop.
+        common: share of its mean embedding that stays in what is imitated: 0 shows only how faces
+            differ, 1 the embedding as it is.
         mixup: fraction of the crops that are blended with another before it sees them, so that
             few crops make many (arXiv 1710.09412). Needs `varied`.
     """
 
     preset: str = ""
     varied: bool = False
+    common: float = 0.0
     mixup: float = 0.0
 
 
@@ -194,6 +197,7 @@ class Recipe:
             "data.max_images": (0, 10**9),
             "data.validation": (0, 0.9),
             "backbone.embedding_dim": (1, 65536),
+            "teacher.common": (0, 1),
             "teacher.mixup": (0, 1),
             "optimizer.learning_rate": (1e-12, 1e12),
             "optimizer.momentum": (0, 0.999999),

@@ -64,14 +64,15 @@ def embeddings_of(
 
 
 def centred(embeddings: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Returns embeddings less their mean, of unit length: what is imitated.
+    """Returns embeddings less their mean, or a share of it, of unit length: what is imitated.
 
-    What every face has in common teaches nothing, and a network that was trained on distances may
-    put it at nine tenths of an embedding's length.
+    What every face has in common teaches little, and a network that was trained on distances may
+    put it at nine tenths of an embedding's length. Yet the length of what is left tells something,
+    too: a face near the mean is hard to tell from any. Where some of the mean stays, so does that.
 
     Args:
         embeddings: float32 `(n, dim)`.
-        mean: of all crops, `(dim,)`.
+        mean: of all crops, or a share of it, `(dim,)`.
 
     Source: Distilling the Knowledge in a Neural Network, arXiv 1503.02531.
     """
@@ -94,7 +95,7 @@ def onlooker(
     Args:
         teacher: a loaded preset.
         records: whose crops are varied; what comes has their size.
-        mean: of all embeddings, which is subtracted.
+        mean: of all embeddings, or a share of it, which is subtracted.
         folder: where the file is written.
 
     Raises:

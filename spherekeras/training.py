@@ -178,7 +178,7 @@ def _run(
                 embeddings_of(teacher, records, train_positions, out / "teacher")
             distribution.agree(strategy, done)
             told = embeddings_of(teacher, records, train_positions, out / "teacher")
-            mean = told.mean(axis=0, dtype=np.float64)
+            mean = (1 - plan.teacher.common) * told.mean(axis=0, dtype=np.float64)
             targets = centred(told, mean)
             if plan.teacher.varied:
                 sees = onlooker(teacher, records, mean, out / "teacher")

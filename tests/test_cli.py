@@ -183,23 +183,31 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-@pytest.mark.parametrize(("protocol", "data"), [("bin", "toy.bin"), ("ytf", "ytf")])
+@pytest.mark.parametrize(
+    ("protocol", "data", "kept"), [("bin", "toy.bin", ""), ("ytf", "ytf", " --keep-mean")]
+)
 def test_evaluate_gives_numbers_and_a_page(
-    zoo: pathlib.Path, sets: pathlib.Path, tmp_path: pathlib.Path, protocol: str, data: str
+    zoo: pathlib.Path,
+    sets: pathlib.Path,
+    tmp_path: pathlib.Path,
+    protocol: str,
+    data: str,
+    kept: str,
 ) -> None:
     out, page = tmp_path / "out.json", tmp_path / "page.html"
     result = run(
         zoo, "evaluate", "tiny", "--protocol", protocol, "--data", sets / data, "--json",
-        "--out", out, "--report", page,
+        "--out", out, "--report", page, *kept.split(),
     )  # fmt: skip
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout) == json.loads(out.read_text())
     values = json.loads(result.stdout)
     assert values["pairs"] == 20 and values["no_face"] == ([] if protocol == "ytf" else None)
     assert "aligned crops as they are" in values["protocol"]
+    assert "no mean subtracted" in values["protocol"]
     text = page.read_text()
     assert f"<h1>tiny on {values['name']}</h1>" in text and 'src="data:image/jpeg' in text
-    assert f"--protocol {protocol} --data {data}<" in text
+    assert f"--protocol {protocol} --data {data}{kept}<" in text
 
 
 def test_evaluate_among_distractors(zoo: pathlib.Path, sets: pathlib.Path) -> None:
@@ -211,6 +219,8 @@ def test_evaluate_among_distractors(zoo: pathlib.Path, sets: pathlib.Path) -> No
     one_sentence(run(zoo, *megaface), "`--protocol megaface` needs `--distractors FOLDER`; no oth")
     with_page = [*megaface, "--distractors", sets, "--report", "page.html"]
     one_sentence(run(zoo, *with_page), "`--report` draws the scores of single pairs", "megaface")
+    with_mean = [*megaface, "--distractors", sets, "--keep-mean"]
+    one_sentence(run(zoo, *with_mean), "`--keep-mean` is what megaface does anyway. Leave it out.")
     ijb = run(zoo, "evaluate", "tiny", "--protocol", "ijb", "--data", sets)
     one_sentence(ijb, "Expected one *_face_tid_mid.txt in")
 

@@ -1,8 +1,10 @@
 """Publishing: measured by the project itself, written into the card and the table."""
 
+import dataclasses
 import json
 import pathlib
 from hashlib import sha256
+from typing import Any
 
 import cv2
 import numpy as np
@@ -79,7 +81,8 @@ def test_publish_measures_and_writes_card_and_table(
     assert calibration["data"] in (folder / "README.md").read_text()
     first, second = again.metadata["metrics"]
     assert (first["name"], second["name"]) == ("LFW view 2", "LFW view 1")
-    assert first["command"] == "spherekeras evaluate mine --protocol lfw --data LFW"
+    kept = "" if first["subtract_mean"] else " --keep-mean"
+    assert first["command"] == f"spherekeras evaluate mine --protocol lfw --data LFW{kept}"
     everything, *thirds = first["kinds"][:4]
     assert (everything["same"], everything["different"]) == (10, 10)
     assert sum(kind["same"] + kind["different"] for kind in thirds) == 20
@@ -93,6 +96,37 @@ def test_publish_measures_and_writes_card_and_table(
     assert f"| [mine](mine/README.md) | SphereFaceNet(4) | {parameters} |" in table
     assert metric["value"] in table
     assert zoo_pages.write_cards(folder.parent) == []
+
+
+@pytest.mark.parametrize("subtracted", [0.5, 0.7, 0.9])
+def test_view_1_chooses_whether_the_mean_is_subtracted(
+    lfw: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: Any, subtracted: float
+) -> None:
+    measure, asked = publishing.lfw, []
+
+    def rigged(*arguments: Any, **options: Any) -> Any:
+        result = measure(*arguments, **options)
+        asked.append((options["view"], options["subtract_mean"]))
+        accuracy = subtracted if options["subtract_mean"] else 0.7
+        return dataclasses.replace(result, accuracy=accuracy) if options["view"] == 1 else result
+
+    monkeypatch.setattr(publishing, "lfw", rigged)
+    trained = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG).save_preset(tmp_path / "trained")
+    folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle())
+    final, chosen = presets.read_metadata(folder)["metrics"]
+    subtracts = subtracted >= 0.7
+    assert [subtract for view, subtract in asked if view == 2] == [subtracts]
+    for metric, flag in ((final, ""), (chosen, "-view1")):
+        assert metric["subtract_mean"] == subtracts
+        assert ("no mean subtracted" in metric["protocol"]) != subtracts
+        command = f"spherekeras evaluate mine --protocol lfw{flag} --data LFW"
+        assert metric["command"] == command + ("" if subtracts else " --keep-mean")
+    assert chosen["accuracy"] == max(subtracted, 0.7)
+    told = (
+        "Here it was chosen whether the mean embedding is subtracted: "
+        f"{100 * subtracted:.2f} % with it subtracted, 70.00 % without."
+    )
+    assert chosen["chosen"] == told and told in (folder / "README.md").read_text()
 
 
 def test_thresholds_are_tried_on_view_1(lfw: pathlib.Path, tmp_path: pathlib.Path) -> None:
