@@ -35,6 +35,7 @@ from spherekeras.teacher import centred, embeddings_of, onlooker
 from spherekeras.watch import Watch
 
 _SCALE, _OFFSET = 1 / 128, 127.5
+_SOME = 1024  # crops that tell what all have in common
 _PATIENCE = 1000  # steps at chance after the warm-up; two passes over the crops where that is more
 _TEMPLATES = {96: "sphereface_112x96", 112: "arcface_112x112"}
 
@@ -180,6 +181,15 @@ def _run(
             told = embeddings_of(teacher, records, train_positions, out / "teacher")
             mean = (1 - plan.teacher.common) * told.mean(axis=0, dtype=np.float64)
             targets = centred(told, mean)
+            if plan.backbone.start and plan.teacher.common and not done:
+                if first:
+                    predictor.set_weights(model.layers[1].get_weights())
+                    some = np.linspace(0, len(train_positions) - 1, _SOME).astype(int)
+                    crops = records.crops(train_positions[some])
+                    size = (plan.backbone.height, plan.backbone.width)
+                    start_around(faces, pipeline.centre(crops, size), targets[some])
+                found = [distribution.from_first(strategy, w) for w in predictor.get_weights()]
+                model.layers[1].set_weights(found)
             if plan.teacher.varied:
                 sees = onlooker(teacher, records, mean, out / "teacher")
         batches = pipeline.Batches(
@@ -353,6 +363,29 @@ def imprint(
         np.add.at(means.T, labels[part], faces.embed_crops(crops))
     lengths = np.linalg.norm(keras.ops.convert_to_numpy(head.kernel), axis=0)
     head.kernel.assign(means * (lengths / np.maximum(np.linalg.norm(means, axis=0), 1e-12)))
+
+
+def start_around(faces: FaceEmbedder, crops: np.ndarray, targets: np.ndarray) -> None:
+    """Moves the last bias of a network so that its outputs lie around the mean of its targets.
+
+    A network that starts from a preset has learned how faces differ; were it left to find what
+    the targets have in common besides, the error of that would undo it.
+
+    Args:
+        faces: with the network; one without a last bias (or a last batch norm) stays as it is.
+        crops: some, of its size.
+        targets: what it is to give for them, of unit length.
+    """
+    last = next(layer for layer in reversed(faces.backbone.layers) if layer.weights)
+    bias = getattr(last, "beta", None)
+    bias = getattr(last, "bias", None) if bias is None else bias
+    if bias is None or bias.shape != targets.shape[1:]:
+        return
+    given = faces.embed_crops(crops, normalize=False)
+    here, there = given.mean(axis=0), targets.mean(axis=0)
+    scale = np.linalg.norm(given - here, axis=1).mean()
+    scale /= max(np.linalg.norm(targets - there, axis=1).mean(), 1e-12)
+    bias.assign_add(scale * there - here)
 
 
 def check_model(recipe: Recipe) -> None:

@@ -206,6 +206,23 @@ def test_a_network_that_imitates_comes_closer_and_is_published(
     assert sk.load_preset(folder).embed(drawn_crops([1], 1)[0]).shape == (1, 8)
 
 
+def test_an_imitator_starts_around_what_the_targets_share(
+    preset: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """A teacher that keeps its mean, of which a random one has much: it is met from step 0."""
+    start = _preset(tmp_path / "start")
+    text = RECIPE.format(preset=preset).replace("steps = 12", "steps = 1")
+    text = text.replace("checkpoint_steps = 6", "checkpoint_steps = 1").replace("1e-3", "1e-9")
+    text = text.replace("[teacher]", f'start = "{start}"\n[teacher]\nvaried = true\nmixup = 0.5')
+    losses = []
+    for common in ("0.0", "0.9"):
+        (tmp_path / "r.toml").write_text(text.replace("varied", f"common = {common}\nvaried"))
+        train(tmp_path / "r.toml", crops, tmp_path / common, verbose=0)
+        with open(tmp_path / common / "log.csv", newline="") as file:
+            losses.append(float(next(csv.DictReader(file))["loss"]))
+    assert losses[0] > -0.2 and losses[1] < -0.5  # two random networks agree in nothing else
+
+
 def test_slips_are_told(preset: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path) -> None:
     text = RECIPE.format(preset=preset)
     (tmp_path / "r.toml").write_text(text + '[head]\nname = "CosFace"\n')

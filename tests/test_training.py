@@ -9,6 +9,7 @@ import sys
 import time
 
 import h5py
+import keras
 import numpy as np
 import pytest
 
@@ -19,10 +20,12 @@ from spherekeras.data.drawn_faces import drawn_crops, write_drawn_crops
 from spherekeras.data.records import open_records
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import DataError, PresetError, RecipeError, TrainingError
-from spherekeras.recipe import load_recipe
+from spherekeras.recipe import Backbone, Recipe, load_recipe
 from spherekeras.training import (
     build_model,
     imprint,
+    preset_config,
+    start_around,
     start_from,
     train,
     whole_people,
@@ -291,6 +294,33 @@ def test_a_head_is_imprinted_with_its_classes_means(
         mean = embeddings[records.labels == label].mean(axis=0)
         cosine = kernel[:, label] @ mean / (lengths[label] * np.linalg.norm(mean))
         assert cosine == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_network_starts_around_the_mean_of_its_targets(biased: bool) -> None:
+    random, crops = np.random.default_rng(0), drawn_crops(range(6), 2)[0]
+    image = keras.Input((112, 96, 3), name="image")
+    small = keras.layers.AveragePooling2D(16)(image)
+    plain = keras.layers.Dense(5, use_bias=False)(keras.layers.Flatten()(small))
+    network = keras.Model(image, keras.layers.BatchNormalization()(plain) if biased else plain)
+    config = preset_config(Recipe("tiny", backbone=Backbone("MobileFaceNet", embedding_dim=5)))
+    faces = FaceEmbedder(network, config)
+    targets = random.normal(size=(len(crops), 5)) + 3
+    targets = (targets / np.linalg.norm(targets, axis=1, keepdims=True)).astype(np.float32)
+    before = faces.embed_crops(crops, normalize=False)
+    start_around(faces, crops, targets)
+    after = faces.embed_crops(crops, normalize=False)
+    if not biased:
+        np.testing.assert_array_equal(after, before)
+        return
+
+    def spread(rows: np.ndarray) -> float:
+        return np.linalg.norm(rows - rows.mean(axis=0), axis=1).mean()
+
+    np.testing.assert_allclose(after - after.mean(axis=0), before - before.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(
+        after.mean(axis=0) / spread(after), targets.mean(axis=0) / spread(targets), rtol=1e-4
+    )
 
 
 def test_a_start_without_a_common_layer_is_refused(whole: pathlib.Path) -> None:
