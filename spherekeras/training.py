@@ -185,9 +185,9 @@ def _run(
                 if first:
                     predictor.set_weights(model.layers[1].get_weights())
                     some = np.linspace(0, len(train_positions) - 1, _SOME).astype(int)
-                    crops = records.crops(train_positions[some])
                     size = (plan.backbone.height, plan.backbone.width)
-                    start_around(faces, pipeline.centre(crops, size), targets[some])
+                    seen = pipeline.centre(records.crops(train_positions[some]), size)
+                    start_around(faces, seen, targets[some])
                 found = [distribution.from_first(strategy, w) for w in predictor.get_weights()]
                 model.layers[1].set_weights(found)
             if plan.teacher.varied:
