@@ -58,22 +58,6 @@ def over_devices(classes: int | None) -> Iterator[None]:
         keras.distribution.set_distribution(kept)
 
 
-def shards_of(variable: keras.Variable) -> int:
-    """Returns over how many devices the last axis of a variable is cut; 1 where it is not.
-
-    Example:
-
-    >>> shards_of(keras.Variable([[1.0, 2.0]]))
-    1
-    """
-    distribution = keras.distribution.distribution()
-    layout = distribution and distribution.get_variable_layout(variable)
-    if not layout or layout.axes[-1] is None:
-        return 1
-    mesh = distribution.device_mesh
-    return mesh.shape[mesh.axis_names.index(layout.axes[-1])]
-
-
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
     """Inside, models are made, and predict, on one device."""

@@ -10,9 +10,8 @@ from keras import ops
 from spherekeras import margins
 from spherekeras.layers.normalized_dense import NormalizedDense
 from spherekeras.layers.products import norm_of, normalized_product, replace_own
-from spherekeras.layers.sampling import HIDDEN, sample_classes, weights_of
+from spherekeras.layers.sampling import HIDDEN, sample_classes, shards_of, weights_of
 from spherekeras.losses.labels import own_columns
-from spherekeras.sharding import shards_of
 
 Tensor = Any
 

@@ -17,6 +17,22 @@ def run_of(units: int) -> int:
     return next(run for run in (16, 8, 4, 2, 1) if units % run == 0)
 
 
+def shards_of(variable: keras.Variable) -> int:
+    """Returns over how many devices the last axis of a variable is cut; 1 where it is not.
+
+    Example:
+
+    >>> shards_of(keras.Variable([[1.0, 2.0]]))
+    1
+    """
+    distribution = keras.distribution.distribution()
+    layout = distribution and distribution.get_variable_layout(variable)
+    if not layout or layout.axes[-1] is None:
+        return 1
+    mesh = distribution.device_mesh
+    return mesh.shape[mesh.axis_names.index(layout.axes[-1])]
+
+
 def sample_classes(
     labels: Tensor, units: int, count: int, seed: Any, shards: int = 1
 ) -> tuple[Tensor, Tensor]:
