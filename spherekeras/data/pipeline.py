@@ -152,11 +152,12 @@ class Batches:
 
         images = np.stack([varied(row) for row in rows])
         if self.mixup:
-            random = np.random.default_rng([self.seed, 6, int(step)])
-            for row, (chance, weight) in enumerate(random.random((self.batch_size, 2))):
-                if row in rows and chance < self.mixup:
+            mixed = np.random.default_rng([self.seed, 6, int(step)]).random((self.batch_size, 2))
+            for place, row in enumerate(rows):
+                chance, weight = mixed[row]
+                if chance < self.mixup:
                     other = varied((row + 1) % self.batch_size)
-                    images[row - rows.start] = blend(images[row - rows.start], other, weight)
+                    images[place] = blend(images[place], other, weight)
         if self.onlooker is None:
             return images, self.wanted[chosen[rows.start : rows.stop]]
         return centre(images, self.size), self.onlooker(images)
