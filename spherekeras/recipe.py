@@ -92,14 +92,11 @@ class Teacher:
             once the undisturbed crop.
         common: share of its mean embedding that stays in what is imitated: 0 shows only how faces
             differ, 1 the embedding as it is.
-        mixup: fraction of the crops that are blended with another before it sees them, so that
-            few crops make many (arXiv 1710.09412). Needs `varied`.
     """
 
     preset: str = ""
     varied: bool = False
     common: float = 0.0
-    mixup: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +195,6 @@ class Recipe:
             "data.validation": (0, 0.9),
             "backbone.embedding_dim": (1, 65536),
             "teacher.common": (0, 1),
-            "teacher.mixup": (0, 1),
             "optimizer.learning_rate": (1e-12, 1e12),
             "optimizer.momentum": (0, 0.999999),
             "optimizer.weight_decay": (0, 1),
@@ -247,11 +243,6 @@ class Recipe:
                 "A recipe has a `[head]` that learns labels or a `[teacher]` that is imitated. "
                 "Received: both. Imitate first, then start a second recipe from that preset "
                 "(`backbone.start`)."
-            )
-        if self.teacher.mixup and not self.teacher.varied:
-            raise RecipeError(
-                "`teacher.mixup` blends crops that the teacher then sees. Received: "
-                f"mixup = {self.teacher.mixup} with varied = false. Set `teacher.varied = true`."
             )
         if self.backbone.width not in (96, 112) or self.backbone.height != 112:
             raise RecipeError(

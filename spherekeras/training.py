@@ -201,7 +201,6 @@ def _run(
             augmentation=plan.augmentation,
             targets=targets,
             onlooker=sees,
-            mixup=plan.teacher.mixup,
         )
         passes = 2 * len(train_positions) // plan.training.batch_size
         watch = Watch(checkpoints, plan.optimizer.warmup + max(_PATIENCE, passes))

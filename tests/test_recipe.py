@@ -80,10 +80,6 @@ def test_shipped_recipes_are_valid(path: pathlib.Path) -> None:
         ("[backbone]\nname = 'IResNet'", r"IResNet \(18, 34, 50 or 100\), which need it.*None"),
         ("[backbone]\nname = 'MobileFaceNet'\ndepth = 4", r"`backbone.depth` belongs .*depth=4"),
         ("name = ", r"mine.toml is not a TOML recipe"),
-        (
-            "[teacher]\nmixup = 0.5",
-            r"mixup = 0.5 with varied = false. Set `teacher.varied = true`.",
-        ),
     ],
 )
 def test_slips_are_named(tmp_path: pathlib.Path, text: str, message: str) -> None:

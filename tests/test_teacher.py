@@ -130,33 +130,6 @@ def test_an_onlooker_sees_the_crops_as_they_were_varied(
     np.testing.assert_array_equal(batches.batch(2)[1], wanted)
 
 
-def test_the_teacher_sees_blended_crops(records: Records) -> None:
-    """Against a loop: the next crop of the whole batch comes in, whichever part is asked for."""
-    plan = Augmentation(shift=3.0, grey=0.5)
-    common = {"batch_size": 8, "seed": 1, "size": (112, 96), "augmentation": plan}
-    targets = np.zeros((32, 3), np.float32)
-    looked: list[np.ndarray] = []
-
-    def look(crops: np.ndarray) -> np.ndarray:
-        looked.append(crops)
-        return crops.mean(axis=(1, 2)).astype(np.float32)
-
-    batches = Batches(records, np.arange(32), targets=targets, onlooker=look, mixup=0.7, **common)
-    plain = Batches(records, np.arange(32), **common).batch(5)[0].astype(float)
-    draws = np.random.default_rng([1, 6, 5]).random((8, 2))
-    assert 0 < (draws[:, 0] < 0.7).sum() < 8
-    expected = plain.copy()
-    for row, (chance, weight) in enumerate(draws):
-        if chance < 0.7:
-            expected[row] = (1 - weight) * plain[row] + weight * plain[(row + 1) % 8]
-    images, wanted = batches.batch(5)
-    np.testing.assert_allclose(images, expected, atol=0.5 + 1e-6)
-    np.testing.assert_array_equal(looked[0], images)
-    halves = [batches.batch(5, part, 2) for part in (0, 1)]
-    np.testing.assert_array_equal(np.concatenate([half[0] for half in halves]), images)
-    np.testing.assert_array_equal(np.concatenate([half[1] for half in halves]), wanted)
-
-
 def test_work_that_was_cut_off_goes_on(
     preset: pathlib.Path, records: Records, tmp_path: pathlib.Path, monkeypatch: Any
 ) -> None:
@@ -213,7 +186,7 @@ def test_an_imitator_starts_around_what_the_targets_share(
     start = _preset(tmp_path / "start")
     text = RECIPE.format(preset=preset).replace("steps = 12", "steps = 1")
     text = text.replace("checkpoint_steps = 6", "checkpoint_steps = 1").replace("1e-3", "1e-9")
-    text = text.replace("[teacher]", f'start = "{start}"\n[teacher]\nvaried = true\nmixup = 0.5')
+    text = text.replace("[teacher]", f'start = "{start}"\n[teacher]\nvaried = true')
     losses = []
     for common in ("0.0", "0.9"):
         (tmp_path / "r.toml").write_text(text.replace("varied", f"common = {common}\nvaried"))

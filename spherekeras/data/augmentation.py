@@ -198,13 +198,6 @@ def erase(picture: Picture, corner: NDArray[np.float64], side: NDArray[np.float6
     return picture
 
 
-def blend(picture: Picture, other: Picture, weight: float) -> Picture:
-    """Adds another picture of the same size: `weight` of it, the rest of the first."""
-    import cv2
-
-    return _bytes(cv2.addWeighted(picture, 1.0 - weight, other, weight, 0.0))
-
-
 def _bytes(picture: Any) -> Picture:
     return np.asarray(picture, np.uint8)
 

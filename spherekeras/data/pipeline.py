@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from spherekeras.data.augmentation import DRAWS, Augmentation, augment, blend
+from spherekeras.data.augmentation import DRAWS, Augmentation, augment
 from spherekeras.data.records import Records, family
 from spherekeras.errors import DataError
 
@@ -88,7 +88,6 @@ class Batches:
         augmentation: how crops are varied.
         targets: what to give in place of labels, float32 `(positions, dim)`, a row a position.
         onlooker: from varied crops of the records' size to what to give in place of the targets.
-        mixup: fraction of the crops that are blended with another of their batch, by any weight.
 
     Raises:
         DataError: fewer positions than one batch, or crops smaller than `size`.
@@ -105,7 +104,6 @@ class Batches:
         augmentation: Augmentation,
         targets: np.ndarray | None = None,
         onlooker: Callable[[np.ndarray], np.ndarray] | None = None,
-        mixup: float = 0.0,
     ) -> None:
         if len(positions) < batch_size:
             raise DataError(
@@ -124,7 +122,6 @@ class Batches:
         self.size = size
         self.augmentation = augmentation
         self.onlooker = onlooker
-        self.mixup = mixup
         labels = np.unique(records.labels[positions], return_inverse=True)[1].astype(np.int32)
         self.wanted = labels if targets is None else targets
         self._order = functools.lru_cache(2)(self._shuffled)
@@ -139,27 +136,18 @@ class Batches:
         """
         epoch, number = divmod(int(step), len(self.positions) // self.batch_size)
         size = self.batch_size // parts
-        rows = range(part * size, (part + 1) * size)
-        chosen = self._order(epoch)[number * self.batch_size :][: self.batch_size]
+        rows = slice(part * size, (part + 1) * size)
+        chosen = self._order(epoch)[number * self.batch_size :][rows]
         random = np.random.default_rng([self.seed, 3, int(step)])
-        draws = random.random((self.batch_size, DRAWS))
+        draws = random.random((self.batch_size, DRAWS))[rows]
         whole = (self.records.height, self.records.width)
         shown = whole if self.onlooker else self.size
-
-        def varied(row: int) -> np.ndarray:
-            crop = self.records.crop(self.positions[chosen[row]])
-            return augment(crop, shown, self.augmentation, draws[row])
-
-        images = np.stack([varied(row) for row in rows])
-        if self.mixup:
-            mixed = np.random.default_rng([self.seed, 6, int(step)]).random((self.batch_size, 2))
-            for place, row in enumerate(rows):
-                chance, weight = mixed[row]
-                if chance < self.mixup:
-                    other = varied((row + 1) % self.batch_size)
-                    images[place] = blend(images[place], other, weight)
+        images = np.empty((size, *shown, 3), np.uint8)
+        for place, position in enumerate(self.positions[chosen]):
+            crop = self.records.crop(position)
+            images[place] = augment(crop, shown, self.augmentation, draws[place])
         if self.onlooker is None:
-            return images, self.wanted[chosen[rows.start : rows.stop]]
+            return images, self.wanted[chosen]
         return centre(images, self.size), self.onlooker(images)
 
     def _shuffled(self, epoch: int) -> np.ndarray:
