@@ -419,24 +419,20 @@ class FaceEmbedder:
         """Compares with the golden vectors and returns the largest difference.
 
         Raises:
-            PresetError: a difference over 1e-4, or 1e-3 through a TFLite file, whose float16
-                weights are those with batch norm folded in; no preset folder; or a TFLite file
-                with a mirror rule, which golden vectors are without.
+            PresetError: a difference over 1e-4, no preset folder, or a TFLite file with a mirror
+                rule, which golden vectors are without.
         """
         if self.folder is None:
             raise PresetError("Only an embedder loaded from a preset has golden vectors.")
-        light = isinstance(self.backbone, LiteRTModel)
-        if light and self.config.mirror != "none":
+        if isinstance(self.backbone, LiteRTModel) and self.config.mirror != "none":
             raise PresetError("A TFLite file that joins mirror images has no golden vectors.")
-        limit = 1e-3 if light else 1e-4
         with np.load(self.folder / "golden.npz", allow_pickle=False) as golden:
             ours = self.embed_crops(golden["crops"])
             difference = float(np.max(np.abs(ours - golden["embeddings"])))
-        if not difference <= limit:
+        if not difference <= 1e-4:
             raise PresetError(
-                f"{self.folder / 'golden.npz'}: embeddings {'through its TFLite file ' * light}"
-                f"differ by {difference:.2g} (at most {limit:g} is allowed). This machine or "
-                "backend computes something else."
+                f"{self.folder / 'golden.npz'}: embeddings differ by {difference:.2g} (at most "
+                "1e-4 is allowed). This machine or backend computes something else."
             )
         return difference
 
