@@ -9,12 +9,13 @@ import collections
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spherekeras.errors import ExportError
+from spherekeras.export.steps import steps_of
 
 if TYPE_CHECKING:
     import keras
@@ -103,13 +104,13 @@ def add_network(graph: Graph, model: "keras.Model", value: Value, prefix: str = 
     Raises:
         ExportError: a layer that is not known here, or a setting of it.
     """
-    steps = _steps(model)
+    steps = steps_of(model)
     uses = collections.Counter(key for step in steps for key in step.inputs)
     values = {id(model.inputs[0]): value}
     for step in steps:
         layer, given = step.layer, [values[key] for key in step.inputs]
         if hasattr(layer, "layers"):
-            values[step.output] = add_network(graph, layer, given[0], f"{prefix}{layer.name}/")
+            values[id(step.output)] = add_network(graph, layer, given[0], f"{prefix}{layer.name}/")
             continue
         known = [LAYERS[kind.__name__] for kind in type(layer).__mro__ if kind.__name__ in LAYERS]
         if not known:
@@ -119,7 +120,7 @@ def add_network(graph: Graph, model: "keras.Model", value: Value, prefix: str = 
             )
         alone = all(uses[key] == 1 for key in step.inputs)
         place = _Place(graph, layer, prefix + layer.name, step.shape, alone)
-        values[step.output] = known[0](place, *given)
+        values[id(step.output)] = known[0](place, *given)
     return values[id(model.outputs[0])]
 
 
@@ -144,36 +145,6 @@ class _Place:
             f"The ONNX exporter does not know {self.layer.name!r} with {what}. Received: a "
             f"{type(self.layer).__name__}. Write that step as a layer of its own, or leave it out."
         )
-
-
-class _Step(NamedTuple):
-    """One layer of a network: the ids of its input tensors, of its output, the output's shape."""
-
-    layer: Any
-    inputs: list[int]
-    output: int
-    shape: tuple[int, ...]
-
-
-def _steps(model: "keras.Model") -> list[_Step]:
-    """The layers that the output needs, each after those it needs itself."""
-    steps: list[_Step] = []
-    done = {id(model.inputs[0])}
-    pending = [model.outputs[0]]
-    while pending:
-        tensor = pending[-1]
-        history = tensor._keras_history
-        inputs = history.operation._inbound_nodes[history.node_index].input_tensors
-        waiting = [given for given in inputs if id(given) not in done]
-        if id(tensor) in done or not waiting:
-            pending.pop()
-            if id(tensor) not in done:
-                done.add(id(tensor))
-                shape = tuple(tensor.shape[1:])
-                steps.append(_Step(history.operation, [id(t) for t in inputs], id(tensor), shape))
-        else:
-            pending.extend(reversed(waiting))
-    return steps
 
 
 def _conv(place: _Place, value: Value) -> Value:

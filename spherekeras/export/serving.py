@@ -71,6 +71,10 @@ class Served:
             return self.backbone
         return serving_model(self.backbone, self.config)
 
+    def prepared(self, samples: np.ndarray) -> np.ndarray:
+        """Returns what the backbone takes for inputs of the file, float32."""
+        return samples if self.config is None else _prepared(samples, self.config)
+
     def note_of(self, quantization: str) -> dict[str, Any] | None:
         """Returns what a file of the preset says of it; None for a plain model.
 
@@ -160,11 +164,10 @@ def served(preset_or_model: Any) -> Served:
     backbone = _float32(preset_or_model.backbone)
 
     def reference(pixels: np.ndarray) -> np.ndarray:
-        crops = (pixels[..., CHANNELS[config.channel_order]] - config.offset) * config.scale
-        raw = _output(backbone, crops.astype("float32")).astype("float64")
+        crops = _prepared(pixels, config)
+        raw = _output(backbone, crops).astype("float64")
         if config.mirror != "none":
-            turned = crops[:, :, ::-1].astype("float32")
-            turned = _output(backbone, turned).astype("float64")
+            turned = _output(backbone, crops[:, :, ::-1]).astype("float64")
             raw = raw + turned if config.mirror == "sum" else np.concatenate([raw, turned], axis=1)
         return raw / np.maximum(np.linalg.norm(raw, axis=-1, keepdims=True), 1e-15)
 
@@ -172,6 +175,11 @@ def served(preset_or_model: Any) -> Served:
     return Served(
         backbone, config, reference, "image", "embedding", low=0.0, high=255.0, known=known
     )
+
+
+def _prepared(pixels: np.ndarray, config: Any) -> np.ndarray:
+    crops = (pixels[..., CHANNELS[config.channel_order]] - config.offset) * config.scale
+    return np.asarray(crops, np.float32)
 
 
 def _output(model: "keras.Model", values: np.ndarray) -> np.ndarray:

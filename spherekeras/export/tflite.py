@@ -13,6 +13,7 @@ import numpy as np
 
 from spherekeras.errors import ExportError
 from spherekeras.export import parity, tflite_metadata
+from spherekeras.export.equalized import equalized
 from spherekeras.export.integer_prelu import integer_prelu
 from spherekeras.export.serving import (
     Served,
@@ -106,8 +107,9 @@ def _convert(subject: Served, quantization: str, samples: np.ndarray, batch: int
 
     model = subject.model
     if quantization == "int8":
+        model = equalized(subject.backbone, subject.prepared(samples))
         if subject.config is not None:
-            model = serving_model(subject.backbone, subject.config, fused=True)
+            model = serving_model(model, subject.config, fused=True)
         model = integer_prelu(model)
 
     def serve(image: Any) -> dict[str, Any]:
