@@ -4,7 +4,8 @@
 
 MediaPipe needs an environment of its own (its python is what is asked for) and the browser a
 Chromium and a folder with onnxruntime-web; without them their rows are left out, and it says so.
-The CSV has the smallest cosine of every client and file, and the bound that the export keeps.
+The CSV has the smallest cosine of every client and file, and the bound that the export keeps. The
+int8 file is calibrated on other crops than those.
 """
 
 import argparse
@@ -32,19 +33,22 @@ import spherekeras as sk
 from spherekeras.data.records import open_records
 from spherekeras.export import parity
 from spherekeras.export.onnx import open_session
+from spherekeras.files import atomic_path
 from spherekeras.litert import LiteRTModel
 from spherekeras.provenance import processor
 from spherekeras.teacher import turned
 
 OUT = pathlib.Path(__file__).with_suffix(".csv")
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
-PICTURES, IN_THE_BROWSER = 500, 20
+PICTURES, IN_THE_BROWSER, CALIBRATING = 500, 20, 300
 
 Answers = tuple[str, str, str, np.ndarray]
 """The client, the file, its precision, the embeddings."""
 
 
-def in_python(faces: sk.FaceEmbedder, crops: np.ndarray, folder: pathlib.Path) -> Iterator[Answers]:
+def in_python(
+    faces: sk.FaceEmbedder, calibrating: np.ndarray, crops: np.ndarray, folder: pathlib.Path
+) -> Iterator[Answers]:
     """LiteRT, ONNX Runtime, OpenCV's dnn and its face recogniser."""
 
     def each(run: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray) -> np.ndarray:
@@ -62,7 +66,7 @@ def in_python(faces: sk.FaceEmbedder, crops: np.ndarray, folder: pathlib.Path) -
 
     for precision in parity.TOLERANCES:
         path = folder / f"{precision}.tflite"
-        sk.export.to_tflite(faces, path, precision, crops)
+        sk.export.to_tflite(faces, path, precision, calibrating)
         yield "LiteRT", f"TFLite {precision}", precision, each(LiteRTModel(path, 1), pixels)
         if precision in ("float32", "float16"):
             network = cv2.dnn.readNetFromTFLite(str(path))
@@ -89,9 +93,9 @@ def in_the_recogniser(
 
 
 def in_mediapipe(python: str, crops: np.ndarray, folder: pathlib.Path) -> Iterator[Answers]:
-    """Its image embedder; it takes the float files alone."""
+    """Its image embedder."""
     np.save(folder / "crops.npy", crops)
-    for precision in ("float32", "float16", "dynamic"):
+    for precision in parity.TOLERANCES:
         command = [python, str(EXAMPLES / "mediapipe" / "client.py")]
         command += [str(folder / f"{precision}.tflite"), str(folder / "crops.npy")]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -165,6 +169,8 @@ def main() -> None:
     asked = parser.parse_args()
     faces, people = sk.load_preset(asked.preset), open_records(asked.records)
     chosen = np.linspace(0, len(people) - 1, PICTURES).astype(int)
+    others = np.setdiff1d(np.linspace(1, len(people) - 2, CALIBRATING).astype(int), chosen)
+    calibrating = turned(people, others, faces.config)
     crops = np.ascontiguousarray(turned(people, chosen, faces.config))
     wanted = faces.embed(crops)
     packages = ("ai-edge-litert", "onnxruntime", "opencv-python-headless", "keras")
@@ -174,7 +180,11 @@ def main() -> None:
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
     }
-    with tempfile.TemporaryDirectory() as kept, OUT.open("w", newline="") as file:
+    with (
+        tempfile.TemporaryDirectory() as kept,
+        atomic_path(OUT) as temporary,
+        temporary.open("w", newline="") as file,
+    ):
         folder = pathlib.Path(kept)
         rows = csv.writer(file)
         head = ["client", "file", "pictures", "min_cosine", "bound", "max_difference", *told]
@@ -188,10 +198,9 @@ def main() -> None:
                 numbers = [f"{cosines.min():.7f}", parity.TOLERANCES[precision]]
                 numbers += [f"{np.abs(found - right).max():.1e}"]
                 rows.writerow([client, name, len(found), *numbers, *told.values()])
-                file.flush()
                 print(f"{client:28} {name:16} {len(found):4}  {numbers[0]}  {numbers[1]}")
 
-        tell(in_python(faces, crops, folder))
+        tell(in_python(faces, calibrating, crops, folder))
         if (
             faces.config.template == "sphereface_112x96"
             and people.crops(chosen[:1]).shape[2] == 112

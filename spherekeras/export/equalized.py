@@ -16,17 +16,22 @@ from typing import Any
 
 import numpy as np
 
+from spherekeras.export.copies import again, copied
 from spherekeras.export.steps import steps_of
 
-_BATCH = 32
-_SMALLEST = 1e-3
+_BATCH = 8
+_SMALLEST = 1 / 64
+"""Of the largest reach: a channel that calibration hardly saw keeps room above what it saw."""
 
 
 def equalized(model: Any, inputs: np.ndarray) -> Any:
     """Returns a copy of a model with the same outputs, the channels of its maps alike in range.
 
-    Scaled are maps between two convolutions, with or without batch norm and PReLU or ReLU after the
-    first; one that anything else reads stays as it is, and so do models inside the model.
+    Scaled is a map from one stock convolution to another or to a dense layer that nothing else
+    reads, with batch norm, PReLU or ReLU (as layers), zero padding and flattening between or
+    without. Where a depthwise convolution reads it, each channel comes to reach as far; another
+    kernel has its own step to share among channels, and the two go halves. All else stays as it
+    is, and so do models inside.
 
     Args:
         model: a functional `keras.Model` with one input and one output.
@@ -34,8 +39,7 @@ def equalized(model: Any, inputs: np.ndarray) -> Any:
     """
     import keras
 
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
+    copy = copied(model, again)
     links = list(_links(copy))
     if links:
         maps = keras.Model(copy.inputs[0], [link.map for link in links])
@@ -57,8 +61,8 @@ class _Link:
     Attributes:
         before: the layer with the weights that scale it: a batch norm or a convolution.
         map: its values: before PReLU, whose negative side is a map of the file as well, but after
-            ReLU, which files compute within the convolution.
-        after: the convolution that reads it.
+            ReLU, which the file computes within the convolution.
+        after: the convolution or dense layer that reads it.
     """
 
     before: Any
@@ -73,7 +77,10 @@ class _Link:
         """
         alive = reach > 0
         factor = np.where(alive, reach, 1.0)
+        shape = self.after.kernel.shape
         kernel = np.asarray(self.after.kernel)
+        if len(shape) == 2:  # a dense layer, most often after a map was flattened
+            kernel = kernel.reshape(1, -1, len(reach), shape[1])
         if not _is(self.after, "DepthwiseConv2D"):
             # Its channels share one step as well: what the map gains, the kernel loses.
             largest = np.maximum(np.abs(kernel).max((0, 1, 2)), 1e-30)
@@ -82,64 +89,79 @@ class _Link:
         factor = np.maximum(factor / factor[alive].max(initial=1e-30), _SMALLEST)
         factor = np.where(alive, factor, 1.0)
         for weight in _scaling(self.before):
-            across = factor[:, None] if _is(self.before, "DepthwiseConv2D") else factor
-            across = factor if len(weight.shape) == 1 else across
-            weight.assign(np.asarray(weight) / across)
-        self.after.kernel.assign(kernel * factor[:, None])
+            one_each = len(weight.shape) == 1 or not _is(self.before, "DepthwiseConv2D")
+            weight.assign(np.asarray(weight) / (factor if one_each else factor[:, None]))
+        self.after.kernel.assign((kernel * factor[:, None]).reshape(shape))
 
 
 def _links(model: Any) -> Iterator[_Link]:
     steps = steps_of(model)
     readers = collections.defaultdict(list)
+    owners: collections.Counter[int] = collections.Counter()
     for step in steps:
+        owners.update(map(id, getattr(step.layer, "weights", ())))
         for key in step.inputs:
             readers[key].append(step)
-    calls = collections.Counter(id(step.layer) for step in steps)
+
+    def own(layer: Any) -> bool:
+        """Whether its weights serve this one call alone."""
+        return all(owners[id(weight)] == 1 for weight in layer.weights)
 
     for first in steps:
-        step = first
-        if not _convolution(step.layer) or calls[id(step.layer)] > 1:
+        if not (_convolution(first.layer) and _linear(first.layer) and own(first.layer)):
             continue
-        before, held = step.layer, step.output
-        passed = False
-        while len(readers[id(step.output)]) == 1 and calls[id(step.layer)] == 1:
-            [step] = readers[id(step.output)]
+        before, held, last, activated = first.layer, first.output, first.output, False
+        while len(readers[id(last)]) == 1:
+            [step] = readers[id(last)]
             layer = step.layer
-            if _convolution(layer):
-                if calls[id(layer)] == 1 and _scaling(before):
+            if _convolution(layer) or _is(layer, "Dense"):
+                if own(layer) and not getattr(layer, "lora_enabled", False):
                     yield _Link(before, held, layer)
                 break
-            if _is(layer, "BatchNormalization") and before is first.layer and not passed:
+            if _norm(layer) and own(layer) and held is last is first.output:
                 before, held = layer, step.output
-            elif _is(layer, "PReLU") or _plain_relu(layer):
-                passed = True
-                held = step.output if _plain_relu(layer) else held
-            elif not _is(layer, "ZeroPadding2D"):
+            elif _is(layer, "PReLU"):
+                activated = True
+            elif _is(layer, "ReLU") and layer.max_value is None and layer.threshold == 0:
+                fused = held is last and not activated and not layer.negative_slope
+                held, activated = step.output if fused else held, True
+            elif not (
+                (_is(layer, "ZeroPadding2D") or _is(layer, "Flatten"))
+                and layer.data_format == "channels_last"
+            ):
                 break
+            last = step.output
 
 
 def _is(layer: Any, kind: str) -> bool:
-    return any(known.__name__ == kind for known in type(layer).__mro__)
+    """Whether it computes what that layer of Keras does; a subclass may do anything."""
+    import keras
+
+    stock = getattr(keras.layers, kind)
+    ours = type(layer).__module__.startswith("spherekeras.")
+    return isinstance(layer, stock) and (type(layer).call is stock.call or ours)
 
 
 def _convolution(layer: Any) -> bool:
-    """Whether it is one whose weights are told apart by channel."""
     if not (_is(layer, "Conv2D") or _is(layer, "DepthwiseConv2D")):
         return False
-    plain = layer.activation.__name__ == "linear" and layer.data_format == "channels_last"
-    return (
-        plain
-        and getattr(layer, "groups", 1) == 1
-        and getattr(layer, "depth_multiplier", 1) in (1, None)
-    )
+    return getattr(layer, "groups", 1) == 1 and layer.data_format == "channels_last"
 
 
-def _plain_relu(layer: Any) -> bool:
-    return _is(layer, "ReLU") and layer.max_value is None and layer.threshold == 0
+def _linear(layer: Any) -> bool:
+    import keras
+
+    one_each = getattr(layer, "depth_multiplier", None) in (1, None)
+    linear = layer.activation is keras.activations.linear
+    return one_each and linear and not getattr(layer, "lora_enabled", False)
+
+
+def _norm(layer: Any) -> bool:
+    return _is(layer, "BatchNormalization") and layer.axis in (-1, 3) and layer.scale
 
 
 def _scaling(layer: Any) -> list[Any]:
     """The weights to which a layer's output is proportional, together."""
-    if not _is(layer, "BatchNormalization"):
-        return [layer.kernel, *([layer.bias] if layer.use_bias else [])]
-    return [layer.gamma, layer.beta] if layer.scale and layer.center else []
+    if _is(layer, "BatchNormalization"):
+        return [layer.gamma, *([layer.beta] if layer.center else [])]
+    return [layer.kernel, *([layer.bias] if layer.use_bias else [])]

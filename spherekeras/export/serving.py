@@ -21,6 +21,7 @@ import numpy as np
 
 from spherekeras import presets
 from spherekeras.errors import ExportError
+from spherekeras.export.copies import again, copied
 from spherekeras.files import atomic_path
 from spherekeras.litert import LiteRTModel
 
@@ -198,15 +199,10 @@ def _float32(model: "keras.Model") -> "keras.Model":
             if isinstance(layer, keras.Model):
                 yield from layers(layer)
 
-    def rebuilt(layer: "keras.layers.Layer") -> "keras.layers.Layer":
-        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
-
     _check_single(model)
     if all(layer.compute_dtype == "float32" for layer in layers(model)):
         return model
-    copy = keras.models.clone_model(model, clone_function=rebuilt, recursive=True)
-    copy.set_weights(model.get_weights())
-    return copy
+    return copied(model, lambda layer: again(layer, dtype="float32"))
 
 
 def _check_single(model: "keras.Model") -> None:
