@@ -1,6 +1,6 @@
 """What a crop costs: every file format and precision, on one and two threads, all in one run.
 
-    python benchmarks/latency.py PRESET RECORDS
+    python benchmarks/latency.py RECORDS PRESET ...
 
 The runs take turns, so what else the machine does falls on all alike. The CSV has the median of 25
 turns, its ratio to float32 TFLite on one thread, and the multiplications a second that it means,
@@ -21,10 +21,11 @@ import numpy as np
 
 import spherekeras as sk
 from spherekeras.complexity import multiplications
-from spherekeras.data.records import open_records
+from spherekeras.data.records import Records, open_records
 from spherekeras.errors import ExportError
 from spherekeras.export import parity
 from spherekeras.export.onnx import open_session
+from spherekeras.files import atomic_path
 from spherekeras.latency import by_turns
 from spherekeras.litert import LiteRTModel
 from spherekeras.provenance import processor
@@ -71,30 +72,39 @@ def runs_of(
     return found
 
 
-def main(preset: str, records: str) -> None:
+def main(records: str, *presets: str) -> None:
     """Measures, prints and writes the CSV."""
-    faces, people = sk.load_preset(preset), open_records(records)
+    people = open_records(records)
+    packages = ("ai-edge-litert", "onnxruntime", "opencv-python-headless", "keras")
+    told = {
+        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+    head = ["file", "threads", "megabytes", "milliseconds", "ratio", "multiplications_a_ns"]
+    with atomic_path(OUT) as temporary, temporary.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["preset", *head, *told])
+        for preset in presets:
+            name = pathlib.Path(preset).name
+            rows.writerows([name, *row, *told.values()] for row in measured(preset, people))
+
+
+def measured(preset: str, people: Records) -> list[list[object]]:
+    """Returns the table's rows of one preset."""
+    faces = sk.load_preset(preset)
     chosen = np.arange(0, len(people), max(1, len(people) // 200))
     crops = turned(people, chosen, faces.config)
     with tempfile.TemporaryDirectory() as folder:
         runs = runs_of(faces, crops, pathlib.Path(folder))
         medians = by_turns(list(runs.values()))
     count = multiplications(faces.backbone)
-    packages = ("ai-edge-litert", "onnxruntime", "opencv-python-headless", "keras")
-    told = {
-        "preset": pathlib.Path(preset).name,
-        "machine": f"{processor()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
-    }
-    head = ["file", "threads", "megabytes", "milliseconds", "ratio", "multiplications_a_ns", *told]
-    with OUT.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(head)
-        for (name, threads, size), median in zip(runs, medians, strict=True):
-            numbers = (f"{size / 1e6:.2f}", f"{median:.2f}", f"{median / medians[0]:.2f}")
-            rows.writerow([name, threads, *numbers, f"{count / median / 1e6:.0f}", *told.values()])
-            print(f"{name:28} {threads}  {'  '.join(numbers)}")
+    found: list[list[object]] = []
+    for (name, threads, size), median in zip(runs, medians, strict=True):
+        numbers = (f"{size / 1e6:.2f}", f"{median:.2f}", f"{median / medians[0]:.2f}")
+        found.append([name, threads, *numbers, f"{count / median / 1e6:.0f}"])
+        print(f"{pathlib.Path(preset).name:24} {name:28} {threads}  {'  '.join(numbers)}")
+    return found
 
 
 if __name__ == "__main__":
