@@ -248,13 +248,20 @@ def test_files_are_measured_through_themselves(
     assert ours != presets.read_metadata(folder)["thresholds"]
 
 
-def test_a_file_that_misses_the_golden_vectors_is_not_carried(
-    lfw: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Batch norm folded into float16 weights may miss them: by 1.2e-4 on mobile_distilled."""
+@pytest.fixture
+def published(lfw: pathlib.Path, tmp_path: pathlib.Path) -> tuple[pathlib.Path, Records]:
+    """A published preset of random weights, and the records of people it was published with."""
     people = drawn_people(tmp_path)
     trained = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG).save_preset(tmp_path / "trained")
     folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle(), people)
+    return folder, people
+
+
+def test_a_file_that_misses_the_golden_vectors_is_not_carried(
+    published: tuple[pathlib.Path, Records], lfw: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch norm folded into float16 weights may miss them: by 1.2e-4 on mobile_distilled."""
+    folder, people = published
     tried: list[int] = []
 
     def check(faces: FaceEmbedder) -> float:
@@ -272,11 +279,9 @@ def test_a_file_that_misses_the_golden_vectors_is_not_carried(
 
 
 def test_a_large_preset_carries_no_file(
-    lfw: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    published: tuple[pathlib.Path, Records], lfw: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    people = drawn_people(tmp_path)
-    trained = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG).save_preset(tmp_path / "trained")
-    folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle(), people)
+    folder, people = published
     monkeypatch.setattr(exported, "_MOST_BYTES", 1000)
     monkeypatch.setattr(parity, "TOLERANCES", {"float16": 0.9999, "float32": 0.999999})
     exported.measure_files(folder, lfw, people, Middle())
