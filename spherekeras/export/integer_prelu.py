@@ -12,7 +12,8 @@ from spherekeras.export.copies import again, copied
 def integer_prelu(model: Any) -> Any:
     """Returns a model with the same outputs, every PReLU spelled with operators that quantise.
 
-    `max(x, a x)` where all slopes are at most 1, else `x + (a - 1) min(x, 0)`.
+    `max(x, 0)` where all slopes are 0, `max(x, a x)` where they are at most 1, else
+    `x + (a - 1) min(x, 0)`.
 
     Args:
         model: a functional `keras.Model`; models inside it are gone through as well.
@@ -28,6 +29,8 @@ def integer_prelu(model: Any) -> Any:
             self.slopes = slopes
 
         def call(self, inputs: Any) -> Any:
+            if not self.slopes.any():
+                return ops.relu(inputs)
             if self.slopes.max() <= 1.0:
                 return ops.maximum(inputs, inputs * self.slopes)
             return inputs + (self.slopes - 1.0) * ops.minimum(inputs, 0.0)

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 CHANNELS = {"RGB": [0, 1, 2], "BGR": [2, 1, 0]}
 _LOGGERS = ("absl", "tensorflow")
 _THIRD_PARTY_WARNINGS = (
-    # The selective quantiser of TensorFlow runs its own, older interpreter.
-    (r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning),
+    (".*experimental_preserve_all_tensors", UserWarning),  # of the calibration for int8
 )
 
 

@@ -33,3 +33,14 @@ def test_int8_files_have_no_prelu(embedder, crops, tmp_path):
     report = to_tflite(embedder, tmp_path / "a.tflite", "int8", crops)
     assert "PRELU" not in report.operators and report.operators["MAXIMUM"] == 2
     assert LiteRTModel(tmp_path / "a.tflite").dtype == np.float32
+
+
+def test_slopes_of_zero_are_relu_within_the_convolution(tmp_path):
+    """Slopes of a fresh PReLU: times nothing, a map would have no range to be measured."""
+    stack = [keras.layers.Conv2D(4, 3), keras.layers.PReLU(shared_axes=[1, 2])]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *stack, keras.layers.Flatten()])
+    model = keras.Model(model.inputs[0], model.outputs[0])
+    pictures = np.random.default_rng(0).normal(size=(20, 8, 8, 3)).astype("float32")
+    report = to_tflite(model, tmp_path / "a.tflite", "int8", pictures)
+    assert report.operators == {"CONV_2D": 1, "DEQUANTIZE": 1, "QUANTIZE": 1, "RESHAPE": 1}
+    assert report.runs == "XNNPACK, 1 piece, the whole graph"
