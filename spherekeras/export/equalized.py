@@ -30,8 +30,8 @@ def equalized(model: Any, inputs: np.ndarray) -> Any:
     Scaled is a map from one stock convolution to another or to a dense layer that nothing else
     reads, with batch norm, PReLU or ReLU (as layers), zero padding and flattening between or
     without. Where a depthwise convolution reads it, each channel comes to reach as far; another
-    kernel has its own step to share among channels, and the two go halves. All else stays as it
-    is, and so do models inside.
+    kernel has its own step to share among channels, and bears a quarter of the inequality. All
+    else stays as it is, and so do models inside.
 
     Args:
         model: a functional `keras.Model` with one input and one output.
@@ -82,10 +82,11 @@ class _Link:
         if len(shape) == 2:  # a dense layer, most often after a map was flattened
             kernel = kernel.reshape(1, -1, len(reach), shape[1])
         if not _is(self.after, "DepthwiseConv2D"):
-            # Its channels share one step as well: what the map gains, the kernel loses.
+            # Its channels share one step as well: what the map gains, the kernel loses. A kernel
+            # has a step for each output, a map one for all it holds: the map's error is larger.
             largest = np.maximum(np.abs(kernel).max((0, 1, 2)), 1e-30)
             share = (np.abs(kernel) / largest).max((0, 1, 3))
-            factor = np.sqrt(factor / np.maximum(share, _SMALLEST))
+            factor = factor**0.75 / np.maximum(share, _SMALLEST) ** 0.25
         factor = np.maximum(factor / factor[alive].max(initial=1e-30), _SMALLEST)
         factor = np.where(alive, factor, 1.0)
         for weight in _scaling(self.before):
