@@ -142,6 +142,28 @@ def test_mixed_precision_is_written_in_float32(backbone, embedder, tmp_path):
     assert (tmp_path / "mixed.tflite").read_bytes() == (tmp_path / "float.tflite").read_bytes()
 
 
+def test_ranges_hold_rare_pictures_and_cut_off_what_does_not_matter(tmp_path):
+    image = keras.Input((8, 8, 3))
+    dense = keras.layers.Dense(6)
+    model = keras.Model(image, dense(keras.layers.Flatten()(image)))
+    rng = np.random.default_rng(0)
+    unread = np.arange(8 * 8 * 3) == 0
+    dense.set_weights([rng.normal(size=(192, 6)) * ~unread[:, None], np.zeros(6)])
+    rare, spiked = rng.normal(size=(2, 40, 8, 8, 3)).astype("float32")
+    rare[[6, 31]] *= 4  # one among the samples that set the ranges, one among the others
+    spiked[:, 0, 0, 0] = np.where(np.isin(np.arange(40), [6, 31]), 20, 6)
+
+    def reach(pictures):
+        to_tflite(model, tmp_path / "a.tflite", "int8", pictures)
+        file = schema.ModelT.InitFromPackedBuf((tmp_path / "a.tflite").read_bytes(), 0)
+        (graph,) = file.subgraphs
+        quantized = graph.tensors[graph.operators[0].outputs[0]].quantization
+        return (127 - quantized.zeroPoint[0]) * quantized.scale[0]
+
+    assert reach(rare) == pytest.approx(rare.max(), rel=0.02)
+    assert reach(spiked) == pytest.approx(np.quantile(spiked[:, 0, 0, 0], 0.95), rel=0.02)
+
+
 @pytest.mark.parametrize("quantization", list(parity.TOLERANCES))
 def test_two_exports_are_the_same_bytes(embedder, crops, tmp_path, quantization):
     digests = set()
