@@ -6,24 +6,23 @@ from typing import Any
 
 import keras
 
-from spherekeras.optimizers import SGD
+from spherekeras.optimizers import SGD, AdamW
 from spherekeras.recipe import Optimizer, Recipe
 
 
-def compile_model(model: keras.Model, recipe: Recipe, replicas: int = 1) -> None:
+def compile_model(model: keras.Model, recipe: Recipe) -> None:
     """Compiles with the recipe's optimiser and the loss of its head.
 
-    Keras limits the gradient of every replica before it adds them up, so each gets its part of the
-    limit. Where a batch is cut into parts, Keras adds their gradients up, but asks the schedule for
-    every part and averages the weights after every part; both are mended here, the average up to a
-    lag of less than one step.
+    Where a batch is cut into parts, Keras adds their gradients up, but asks the schedule for every
+    part and averages the weights after every part; both are mended here, the average up to a lag of
+    less than one step.
 
     With SGD weight decay is coupled, as in the released recipe, on every trainable weight, after
     `clip`; AdamW's is decoupled and spares slopes, biases and batch norm.
     """
     plan = recipe.optimizer
     rate, parts = learning_rate(plan, recipe.training.steps), recipe.training.accumulation
-    shared: dict[str, Any] = {"global_clipnorm": plan.clip / replicas or None}
+    shared: dict[str, Any] = {"global_clipnorm": plan.clip or None}
     if parts > 1:
         rate = _OfParts(rate, parts)
         shared["gradient_accumulation_steps"] = parts
@@ -32,7 +31,7 @@ def compile_model(model: keras.Model, recipe: Recipe, replicas: int = 1) -> None
     optimizer: keras.optimizers.Optimizer
     if plan.name == "AdamW":
         decay = plan.weight_decay
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, **shared)
+        optimizer = AdamW(rate, weight_decay=decay, **shared)
         optimizer.exclude_from_weight_decay(var_names=["alpha", "beta", "bias", "gamma"])
     else:
         shared["coupled_weight_decay"] = plan.weight_decay

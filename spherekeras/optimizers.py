@@ -1,5 +1,6 @@
 """Gradient descent as the papers have it, at the cost of one pass over the weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -7,8 +8,52 @@ import keras
 Tensor = Any
 
 
+class _LimitsTheWhole:
+    """Limits the gradient of the whole batch where several replicas have a part of it each.
+
+    Keras' optimizers limit each replica's part and add them up after that, which is another rule:
+    what a run computes would change with the number of its replicas.
+    """
+
+    def _clip_gradients(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        limit: Any = super()._clip_gradients  # type: ignore[misc]
+        settings: Any = self
+        if keras.backend.backend() != "tensorflow" or not (
+            settings.clipnorm or settings.global_clipnorm or settings.clipvalue
+        ):
+            return list(limit(gradients))
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return list(limit(gradients))
+        there = [gradient for gradient in gradients if gradient is not None]
+        summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, there))
+        whole = limit([None if gradient is None else next(summed) for gradient in gradients])
+        # Keras adds up what each replica gives: as many equal parts.
+        parts = context.num_replicas_in_sync
+        return [None if gradient is None else gradient / parts for gradient in whole]
+
+
 @keras.saving.register_keras_serializable("spherekeras")
-class SGD(keras.optimizers.SGD):
+class AdamW(_LimitsTheWhole, keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW` whose `clipnorm`, `global_clipnorm` and `clipvalue` limit the
+    gradient of the whole batch, however many replicas share it.
+
+    Args:
+        *args: of `keras.optimizers.AdamW`.
+        **kwargs: of `keras.optimizers.AdamW`.
+
+    Example:
+
+    >>> optimizer = AdamW(1e-3, weight_decay=0.05, global_clipnorm=1.0)
+    >>> optimizer.global_clipnorm
+    1.0
+    """
+
+
+@keras.saving.register_keras_serializable("spherekeras")
+class SGD(_LimitsTheWhole, keras.optimizers.SGD):
     """`keras.optimizers.SGD` with coupled weight decay, and in one pass on TensorFlow.
 
     Coupled decay adds `coupled_weight_decay * w` to the gradient of every weight, before the
@@ -19,6 +64,9 @@ class SGD(keras.optimizers.SGD):
     With momentum (not Nesterov's) the update on the TensorFlow backend is one operation where
     `keras.optimizers.SGD` runs five, each over all weights. The class weights of a head are by far
     the most weights of a network, so that a step with many classes is a good deal faster.
+
+    `clipnorm`, `global_clipnorm` and `clipvalue` limit the gradient of the whole batch, however
+    many replicas share it.
 
     Args:
         learning_rate: a number or a schedule.

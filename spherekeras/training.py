@@ -149,7 +149,7 @@ def _run(
         model = build_model(plan, classes)
         if plan.backbone.start:
             start_from(model.layers[1], plan.backbone.start)
-        compile_model(model, plan, strategy.num_replicas_in_sync if strategy else 1)
+        compile_model(model, plan)
         model.optimizer.build(model.trainable_variables)
     done = checkpoints.restore(model)
     distribution.agree(

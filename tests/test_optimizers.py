@@ -60,6 +60,54 @@ def trained(setting: dict, jit: bool) -> keras.Model:
     return model
 
 
+REPLICAS = """
+import json, sys
+import keras, numpy as np, tensorflow as tf
+import spherekeras as sk
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+random = np.random.default_rng(0)
+x, y = (random.normal(size=(48, n)).astype("float32") for n in (3, 2))
+kernel, found = random.normal(size=(3, 2)), {}
+for kind, name, limit in json.loads(sys.argv[1]):
+    for strategy in (tf.distribute.get_strategy(), two):
+        with strategy.scope():
+            unused = keras.layers.Dense(1, name="unused")  # its gradient is None
+            layers = [keras.layers.Dense(2, use_bias=False), keras.layers.Dense(2)]
+            image = keras.Input((3,))
+            kernels = keras.Sequential(layers)(image)
+            model = keras.Model(image, [kernels, unused(image)])
+            model.set_weights([kernel, np.eye(2), *model.get_weights()[2:]])
+            before = model.get_weights()[:3]
+            optimizer = getattr(sk.optimizers, kind)(0.05, **{name: limit})
+            model.compile(optimizer, ["mse", None], jit_compile=False)
+        model.fit(x, [y, y[:, :1]], batch_size=12, epochs=2, shuffle=False, verbose=0)
+        weights = np.concatenate([np.ravel(w) for w in model.get_weights()[:3]])
+        found.setdefault(f"{kind} {name} {limit}", []).append(weights.tolist())
+print(json.dumps(found))
+"""
+
+
+def test_two_replicas_limit_what_one_device_limits() -> None:
+    limits = [("clipnorm", 0.2), ("global_clipnorm", 0.2), ("clipvalue", 0.1), ("clipnorm", None)]
+    cases = [(kind, *limit) for kind in ("SGD", "AdamW") for limit in limits]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", REPLICAS, json.dumps(cases)],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    for case, (one, two) in found.items():
+        np.testing.assert_allclose(two, one, atol=1e-6, err_msg=case)
+    unlimited, *limited = (found[f"SGD {name} {limit}"][0] for name, limit in limits[::-1])
+    assert all(np.abs(np.subtract(weights, unlimited)).max() > 0.01 for weights in limited)
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("jit", [False, True])
 def test_it_takes_the_steps_of_a_plain_loop(setting: dict, jit: bool) -> None:

@@ -29,6 +29,7 @@ annealing = [10.0, 0.12, 1.0, 5.0]
 [optimizer]
 learning_rate = 0.01
 warmup = 2
+clip = 1.0
 [training]
 steps = 20
 batch_size = 8
