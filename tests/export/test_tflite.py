@@ -144,14 +144,14 @@ def test_mixed_precision_is_written_in_float32(backbone, embedder, tmp_path):
 
 def test_ranges_hold_rare_pictures_and_cut_off_what_does_not_matter(tmp_path):
     image = keras.Input((8, 8, 3))
-    dense = keras.layers.Dense(6)
+    dense = keras.layers.Dense(64)
     model = keras.Model(image, dense(keras.layers.Flatten()(image)))
     rng = np.random.default_rng(0)
     unread = np.arange(8 * 8 * 3) == 0
-    dense.set_weights([rng.normal(size=(192, 6)) * ~unread[:, None], np.zeros(6)])
+    dense.set_weights([rng.normal(size=(192, 64)) * ~unread[:, None], np.zeros(64)])
     rare, spiked = rng.normal(size=(2, 40, 8, 8, 3)).astype("float32")
     rare[[6, 31]] *= 4  # one among the samples that set the ranges, one among the others
-    spiked[:, 0, 0, 0] = np.where(np.isin(np.arange(40), [6, 31]), 20, 6)
+    spiked[:, 0, 0, 0] = np.where(np.isin(np.arange(40), [6, 31]), 60, 6)
 
     def reach(pictures):
         to_tflite(model, tmp_path / "a.tflite", "int8", pictures)
