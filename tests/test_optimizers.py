@@ -79,7 +79,6 @@ for kind, name, limit in json.loads(sys.argv[1]):
             kernels = keras.Sequential(layers)(image)
             model = keras.Model(image, [kernels, unused(image)])
             model.set_weights([kernel, np.eye(2), *model.get_weights()[2:]])
-            before = model.get_weights()[:3]
             optimizer = getattr(sk.optimizers, kind)(0.05, **{name: limit})
             model.compile(optimizer, ["mse", None], jit_compile=False)
         model.fit(x, [y, y[:, :1]], batch_size=12, epochs=2, shuffle=False, verbose=0)
