@@ -1,10 +1,11 @@
 """PReLU that a processor trains in one pass over the map."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import layers, ops
+
+from spherekeras.one_pass import on_one_processor, one_pass
 
 Tensor = Any
 
@@ -38,31 +39,28 @@ class PReLU(layers.PReLU):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Returns the rectified map."""
         shared = self.shared_axes == list(range(1, len(inputs.shape) - 1))
-        if training and shared and keras.backend.backend() == "tensorflow":
-            import tensorflow as tf  # which alone compiles a part of a graph
-
-            alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
-            on_processor = not tf.config.list_physical_devices("GPU")
-            if alone and on_processor and not tf.executing_eagerly():
-                return _compiled(tf)(inputs, ops.cast(self.alpha, inputs.dtype))
+        if training and shared and on_one_processor():
+            return _rectified(inputs, ops.cast(self.alpha, inputs.dtype))
         return super().call(inputs)
 
 
-def _compiled(tf: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    @tf.function(jit_compile=True)
-    def forward(x: Tensor, alpha: Tensor) -> Tensor:
-        return tf.where(x > 0, x, alpha * x)
-
-    @tf.function(jit_compile=True)
-    def backward(x: Tensor, alpha: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
-        # A sum over all rows is a product with ones: faster than `tf.reduce_sum`, and summed in
-        # float32 where the map is in bfloat16.
-        rows = tf.reshape(upstream * tf.minimum(x, 0), (-1, alpha.shape[-1]))
-        slope = tf.ones((1, tf.shape(rows)[0]), rows.dtype) @ rows
-        return tf.where(x > 0, upstream, alpha * upstream), tf.reshape(slope, alpha.shape)
-
-    @tf.custom_gradient
+def _rectified(x: Tensor, alpha: Tensor) -> Tensor:
+    @ops.custom_gradient
     def rectify(x: Tensor, alpha: Tensor) -> Any:
-        return forward(x, alpha), lambda upstream: backward(x, alpha, upstream)
+        return _forward(x, alpha), lambda upstream: _backward(x, alpha, upstream)
 
-    return rectify
+    return rectify(x, alpha)
+
+
+@one_pass()
+def _forward(x: Tensor, alpha: Tensor) -> Tensor:
+    return ops.where(x > 0, x, alpha * x)
+
+
+@one_pass()
+def _backward(x: Tensor, alpha: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    # A sum over all rows is a product with ones: faster than `ops.sum`, and summed in float32
+    # where the map is in bfloat16.
+    rows = ops.reshape(upstream * ops.minimum(x, 0), (-1, alpha.shape[-1]))
+    slope = ops.matmul(ops.ones((1, ops.shape(rows)[0]), rows.dtype), rows)
+    return ops.where(x > 0, upstream, alpha * upstream), ops.reshape(slope, alpha.shape)

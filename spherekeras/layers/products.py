@@ -3,9 +3,10 @@
 A head must not cost much more than a dense layer, and what costs is passing over the
 `(batch, units)` logits and the `(dim, units)` kernel once more. On the TensorFlow backend, which
 runs each operation by itself, the gradient is therefore written out here: what belongs to the
-labels' classes is added to the one entry a row, and the gradient of the kernel's norm is taken
-from products that are there anyway. JAX and torch fuse or share these passes themselves; there
-the plain form is differentiated as it stands. Both are the same function.
+labels' classes is added to the one entry a row, the gradient of the kernel's norm is taken from
+products that are there anyway, and what passes over a kernel or the logits does so once. JAX and
+torch fuse or share these passes themselves; there the plain form is differentiated as it stands.
+Both are the same function.
 """
 
 from typing import Any
@@ -14,6 +15,7 @@ import keras
 from keras import ops
 
 from spherekeras.losses.labels import entries, positions
+from spherekeras.one_pass import one_pass
 
 Tensor = Any
 _SMALL = 1e-4  # a shorter vector has no direction worth a gradient
@@ -48,7 +50,6 @@ def normalized_product(
         norm = norm_of(kernel, axis=0)
         products = ops.matmul(rows, kernel) / (norm if norm_gradient else ops.stop_gradient(norm))
         return products, own_entries(products, labels)
-    at = positions(labels)
 
     @ops.custom_gradient
     def product(rows: Tensor, kernel: Tensor) -> Any:
@@ -57,13 +58,12 @@ def normalized_product(
         products = ops.matmul(rows, kernel) * inverse
 
         def gradient(upstream: Tensor, upstream_own: Tensor) -> tuple[Tensor, Tensor]:
-            upstream = ops.scatter_update(upstream, at, upstream_own[:, 0], reduction="add")
-            scaled = upstream * inverse
-            by_rows = ops.matmul(scaled, ops.transpose(kernel))
+            scaled, along = _spread(upstream, upstream_own, labels, products, inverse)
+            by_rows = ops.transpose(ops.matmul(kernel, ops.transpose(scaled)))
             by_kernel = ops.matmul(ops.transpose(rows), scaled)
             if norm_gradient:
-                along = ops.sum(upstream * products, axis=0) * ops.square(inverse)
-                by_kernel = by_kernel - kernel * ops.where(square > _SMALL**2, along, 0.0)
+                along = ops.where(square > _SMALL**2, along * inverse, 0.0)
+                by_kernel = _without(by_kernel, kernel, along)
             return by_rows, by_kernel
 
         own = entries(products, labels)[:, None]
@@ -91,9 +91,47 @@ def replace_own(logits: Tensor, own: Tensor, labels: Tensor) -> Tensor:
     return replace(logits, own)
 
 
-def _squares(kernel: Tensor) -> Tensor:
-    """The squared length of each column; a large kernel in bands, whose memory is used again."""
+def _squares_in_bands(kernel: Tensor) -> Tensor:
+    """As `_squares`; a large kernel in bands, whose memory is used again."""
     dim, columns = kernel.shape
     rows = dim if columns is None else max(1, 2**23 // columns)
     bands = [kernel] if rows >= dim else ops.split(kernel, list(range(rows, dim, rows)), axis=0)
     return sum(ops.sum(ops.square(band), axis=0) for band in bands)
+
+
+@one_pass(otherwise=_squares_in_bands)
+def _squares(kernel: Tensor) -> Tensor:
+    """The squared length of each column.
+
+    Summed 16 rows by 16: the compiler makes one pass of so many, and several of more.
+    """
+    square = ops.square(kernel)
+    return sum(ops.sum(square[at : at + 16], axis=0) for at in range(0, kernel.shape[0], 16))
+
+
+def _spread_by_operations(
+    upstream: Tensor, own: Tensor, labels: Tensor, products: Tensor, inverse: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `_spread`."""
+    upstream = ops.scatter_update(upstream, positions(labels), own[:, 0], reduction="add")
+    scaled = upstream * inverse
+    return scaled, ops.sum(scaled * products, axis=0)
+
+
+@one_pass(otherwise=_spread_by_operations)
+def _spread(
+    upstream: Tensor, own: Tensor, labels: Tensor, products: Tensor, inverse: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradient by `rows·W`, and its sum with the products over the batch.
+
+    `own` `(batch, 1)` is the gradient by each row's product with its own class.
+    """
+    mine = labels[:, None] == ops.arange(ops.shape(upstream)[1], dtype=labels.dtype)
+    scaled = ops.where(mine, upstream + own, upstream) * inverse
+    return scaled, ops.sum(scaled * products, axis=0)
+
+
+@one_pass()
+def _without(gradient: Tensor, kernel: Tensor, along: Tensor) -> Tensor:
+    """The gradient without its part along each column."""
+    return gradient - kernel * along

@@ -151,18 +151,23 @@ def test_logits_are_the_naive_loop(name: str, gradient: str) -> None:
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_exact_gradient_is_the_numeric_one(name: str) -> None:
+@pytest.mark.parametrize("run", ["eagerly", "as a graph"])  # whose passes are compiled
+def test_exact_gradient_is_the_numeric_one(name: str, run: str) -> None:
     import tensorflow as tf
 
     head = HEADS[name](dtype="float64", gradient="exact")
     x, labels = draw(1)
     weights = np.random.default_rng(2).normal(size=(BATCH, UNITS))
     head(x)
-    with tf.GradientTape() as tape:
-        value = tf.convert_to_tensor(x)
-        tape.watch(value)
-        loss = tf.reduce_sum(head(value, labels) * weights)
-    by_x, by_kernel = tape.gradient(loss, [value, head.kernel.value])
+
+    def gradients(value: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(value)
+            loss = tf.reduce_sum(head(value, labels) * weights)
+        return tape.gradient(loss, [value, head.kernel.value])
+
+    gradients = gradients if run == "eagerly" else tf.function(gradients)
+    by_x, by_kernel = gradients(tf.convert_to_tensor(x))
 
     def at(x: np.ndarray, kernel: np.ndarray) -> float:
         head.kernel.assign(kernel)
