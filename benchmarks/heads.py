@@ -70,13 +70,14 @@ def bound(name: str, classes: int) -> Any:
     from keras import ops
 
     import spherekeras as sk
-    from spherekeras.layers.products import normalized_product, own_entries
+    from spherekeras.layers.products import normalized_product, own_entries, without_own
 
     class Bound(sk.layers.ASoftmax):
         def products_with_own(self, rows: Any, kernel: Any, labels: Any, scale: Any) -> Any:
             if name == "margin alone":
                 products = ops.matmul(rows, kernel)
-                return products, own_entries(ops.stop_gradient(products), labels), scale
+                own = own_entries(ops.stop_gradient(products), labels)
+                return without_own(products, labels), own, scale
             return *normalized_product(rows, kernel, labels, norm_gradient=False), scale
 
     return Bound(classes)

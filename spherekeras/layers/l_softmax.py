@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from spherekeras.layers.a_softmax import ASoftmax
-from spherekeras.layers.products import norm_of, own_entries
+from spherekeras.layers.products import norm_of, own_entries, without_own
 
 Tensor = Any
 
@@ -34,4 +34,5 @@ class LSoftmax(ASoftmax):
     ) -> tuple[Tensor, Tensor, Tensor]:
         products, lengths = ops.matmul(rows, kernel), norm_of(kernel, axis=0)[0]
         own_scale = scale * ops.take(lengths, labels)[:, None]
-        return products, own_entries(products, labels), own_scale
+        own = own_entries(products, labels)
+        return without_own(products, labels), own, own_scale

@@ -9,7 +9,12 @@ from keras import ops
 
 from spherekeras import margins
 from spherekeras.layers.normalized_dense import NormalizedDense
-from spherekeras.layers.products import norm_of, normalized_product, replace_own
+from spherekeras.layers.products import (
+    norm_of,
+    normalized_product,
+    replace_own,
+    without_own,
+)
 from spherekeras.layers.sampling import HIDDEN, sample_classes, shards_of, weights_of
 from spherekeras.losses.labels import own_columns
 
@@ -140,7 +145,7 @@ class MarginHead(NormalizedDense):
         if not self.keeps_others:
             cosines = logits / scale
             others = self.others(cosines, cosine, bool(training))
-            logits = self._blended(cosines, others, strength) * scale
+            logits = without_own(self._blended(cosines, others, strength) * scale, classes)
         if training:
             penalty = self.penalty(norm, labels)
             if penalty is not None:
@@ -193,7 +198,10 @@ class MarginHead(NormalizedDense):
     def products_with_own(
         self, rows: Tensor, kernel: Tensor, labels: Tensor, scale: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scaled cosines of all classes, those of the labels `(batch, 1)`, and their scale."""
+        """Scaled cosines of all classes, those of the labels `(batch, 1)`, and their scale.
+
+        The gradient by the labels' cosines goes through the second alone, see `without_own`.
+        """
         return *normalized_product(rows, kernel, labels), scale
 
     def own_logit(

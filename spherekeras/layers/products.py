@@ -3,7 +3,7 @@
 A head must not cost much more than a dense layer, and what costs is passing over the
 `(batch, units)` logits and the `(dim, units)` kernel once more. On the TensorFlow backend, which
 runs each operation by itself, the gradient is therefore written out here: what belongs to the
-labels' classes is added to the one entry a row, the gradient of the kernel's norm is taken from
+labels' classes is set in the one entry a row, the gradient of the kernel's norm is taken from
 products that are there anyway, and what passes over a kernel or the logits does so once. JAX and
 torch fuse or share these passes themselves; there the plain form is differentiated as it stands.
 Both are the same function.
@@ -43,8 +43,8 @@ def normalized_product(
         norm_gradient: False holds ‖W_j‖ constant in the gradient.
 
     Returns:
-        `(batch, units)` and `(batch, 1)`. Only the second needs to carry the gradient of what
-        `replace_own` writes over.
+        `(batch, units)` and `(batch, 1)`. The second alone carries the gradient of a row's product
+        with its own class; what flows to that entry of the first is not looked at.
     """
     if keras.backend.backend() != "tensorflow":
         norm = norm_of(kernel, axis=0)
@@ -73,20 +73,37 @@ def normalized_product(
     return product(rows, ops.reshape(kernel, (kernel.shape[0], -1)))
 
 
+def without_own(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the logits, with no gradient by the entry of each row at its label."""
+    if keras.backend.backend() != "tensorflow":
+        return logits  # `replace_own` sees to it
+
+    @ops.custom_gradient
+    def same(logits: Tensor) -> Any:
+        def gradient(upstream: Tensor) -> Tensor:
+            nothing = ops.zeros_like(upstream[:, 0])
+            return ops.scatter_update(upstream, positions(labels), nothing)
+
+        return logits, gradient
+
+    return same(logits)
+
+
 def replace_own(logits: Tensor, own: Tensor, labels: Tensor) -> Tensor:
-    """Returns the logits with `own` `(batch, 1)` at each row's label."""
+    """Returns the logits with `own` `(batch, 1)` at each row's label.
+
+    The logits must take no gradient at those entries, as those of `normalized_product` and
+    `without_own` do: on TensorFlow, to spare a pass, it flows there as to all others.
+    """
     if keras.backend.backend() != "tensorflow":
         return ops.where(labels[:, None] == ops.arange(logits.shape[1]), own, logits)
-    at = positions(labels)
 
     @ops.custom_gradient
     def replace(logits: Tensor, own: Tensor) -> Any:
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
-            by_own = entries(upstream, labels)
-            by_logits = ops.scatter_update(upstream, at, ops.zeros_like(by_own))
-            return by_logits, by_own[:, None]
+            return upstream, entries(upstream, labels)[:, None]
 
-        return ops.scatter_update(logits, at, own[:, 0]), gradient
+        return ops.scatter_update(logits, positions(labels), own[:, 0]), gradient
 
     return replace(logits, own)
 
@@ -113,7 +130,7 @@ def _spread_by_operations(
     upstream: Tensor, own: Tensor, labels: Tensor, products: Tensor, inverse: Tensor
 ) -> tuple[Tensor, Tensor]:
     """As `_spread`."""
-    upstream = ops.scatter_update(upstream, positions(labels), own[:, 0], reduction="add")
+    upstream = ops.scatter_update(upstream, positions(labels), own[:, 0])
     scaled = upstream * inverse
     return scaled, ops.sum(scaled * products, axis=0)
 
@@ -127,7 +144,7 @@ def _spread(
     `own` `(batch, 1)` is the gradient by each row's product with its own class.
     """
     mine = labels[:, None] == ops.arange(ops.shape(upstream)[1], dtype=labels.dtype)
-    scaled = ops.where(mine, upstream + own, upstream) * inverse
+    scaled = ops.where(mine, own, upstream) * inverse
     return scaled, ops.sum(scaled * products, axis=0)
 
 

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from spherekeras.layers.arc_face import ArcFace
-from spherekeras.layers.products import own_entries
+from spherekeras.layers.products import own_entries, without_own
 
 Tensor = Any
 
@@ -48,7 +48,7 @@ class SubCenterArcFace(ArcFace):
         self, rows: Tensor, kernel: Tensor, labels: Tensor, scale: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         products = self.products(rows, kernel)
-        return products, own_entries(products, labels), scale
+        return without_own(products, labels), own_entries(products, labels), scale
 
     def _nearest(self, products: Tensor) -> Tensor:
         classes = (ops.shape(products)[0], -1, self.centers)

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from spherekeras.losses.labels import entries, in_range, label_row, own_columns, positions
+from spherekeras.one_pass import one_pass
 
 Tensor = Any
 
@@ -22,16 +23,34 @@ def cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
     @ops.custom_gradient
     def losses(logits: Tensor) -> Any:
         top = ops.max(logits, axis=1, keepdims=True)
-        powers = ops.exp(logits - top)
+        powers = _powers(logits, top)
         total = ops.sum(powers, axis=1)
 
         def gradient(upstream: Tensor) -> Tensor:
-            shares = powers * (upstream / total)[:, None]
-            return ops.scatter_update(shares, positions(labels), -upstream, reduction="add")
+            return _shares(powers, total, upstream, labels)
 
         return ops.log(total) + top[:, 0] - entries(logits, labels), gradient
 
     return losses(logits)
+
+
+@one_pass()
+def _powers(logits: Tensor, top: Tensor) -> Tensor:
+    return ops.exp(logits - top)
+
+
+def _scattered(powers: Tensor, total: Tensor, upstream: Tensor, labels: Tensor) -> Tensor:
+    """As `_shares`."""
+    shares = powers * (upstream / total)[:, None]
+    return ops.scatter_update(shares, positions(labels), -upstream, reduction="add")
+
+
+@one_pass(otherwise=_scattered)
+def _shares(powers: Tensor, total: Tensor, upstream: Tensor, labels: Tensor) -> Tensor:
+    """The gradient by the logits: each class's share, less one at the label, times `upstream`."""
+    mine = labels[:, None] == ops.arange(ops.shape(powers)[1], dtype=labels.dtype)
+    shares = powers * (upstream / total)[:, None]
+    return ops.where(mine, shares - upstream[:, None], shares)
 
 
 @keras.saving.register_keras_serializable("spherekeras")
