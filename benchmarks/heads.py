@@ -7,12 +7,11 @@ momentum 0.9 as in the recipes (for some heads also without, a lighter update), 
 the train function that `fit` runs. A few heads and the dense layer live in one process and take
 turns, so that a noisy machine is noisy for all; where their memory happens to lie counts too, so
 each ratio of medians is itself the median of three processes, and only ratios mean anything. Peak
-memory comes from a process for each
-head: the growth of its resident memory from before the model is built to its highest during
-three steps. The same is measured for pytorch-metric-learning against torch's own dense layer
-where both are installed. Two rows are no heads but bounds on what one can cost: the margin alone
-on a kernel that is not normalised, and the kernel normalised with its length held constant in the
-gradient. Results: `heads.csv` beside this file.
+memory comes from a process for each head: the growth of its resident memory from before the model
+is built to its highest during three steps. The same is measured for pytorch-metric-learning
+against torch's own dense layer where both are installed. Two rows are no heads but bounds on what
+one can cost: the margin alone on a kernel that is not normalised, and the kernel normalised with
+its length held constant in the gradient. Results: `heads.csv` beside this file.
 """
 
 import csv

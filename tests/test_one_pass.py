@@ -1,4 +1,4 @@
-"""Functions compiled where that serves, and the heads' passes in either form."""
+"""Functions compiled where that serves, and not elsewhere."""
 
 import json
 import os
@@ -6,11 +6,9 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 import tensorflow as tf
 from keras import ops
 
-from spherekeras.layers import products
 from spherekeras.one_pass import on_one_processor, one_pass
 
 
@@ -80,31 +78,3 @@ def test_several_replicas_get_the_other_form():
     (one, one_value), (two, two_values) = found["one"], found["two"]
     assert set(one) == {True} and set(two) == {False}
     assert one_value == [[10, 10]] and two_values == [[10, 10]] * 2
-
-
-@pytest.mark.parametrize("dim", [5, 16, 40])
-@pytest.mark.parametrize("units", [7, 3000])
-def test_the_passes_of_a_head_are_the_same_in_both_forms(dim, units):
-    random = np.random.default_rng(dim)
-    kernel, gradient = random.normal(size=(2, dim, units))
-    kernel[:, 1] = 1e-7  # no direction
-    upstream, values = random.normal(size=(2, 6, units))
-    own, labels = random.normal(size=(6, 1)), random.integers(0, units, 6).astype("int32")
-    along = random.normal(size=units)
-    mine = upstream.copy()
-    mine[np.arange(6), labels] = own[:, 0]
-    cases = [
-        (products._squares, [kernel], [(kernel**2).sum(axis=0)]),
-        (
-            products._spread,
-            [upstream, own, labels, values, along],
-            [mine * along, (mine * along * values).sum(axis=0)],
-        ),
-        (products._without, [gradient, kernel, along], [gradient - kernel * along]),
-    ]
-    for function, arguments, wanted in cases:
-        tensors = [tf.constant(argument) for argument in arguments]
-        assert compiles(function, *tensors)
-        for form in (function, tf.function(function)):
-            for value, expected in zip(tf.nest.flatten(form(*tensors)), wanted, strict=True):
-                np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-12)
