@@ -1,7 +1,7 @@
 """Fine-tune a preset on people of your own with A-Softmax: fine_tune.py [PRESET [PEOPLE]].
 
 PEOPLE holds <person>/<crop>.png as `spherekeras align` writes them; else 50 people are drawn. Half
-of the crops train; the others are searched for among the people."""
+of the crops train, the others are named before and after."""
 
 import sys
 import tempfile
@@ -19,21 +19,20 @@ if len(sys.argv) > 2:
     people = records.pack(sys.argv[2], f"{tempfile.mkdtemp()}/records")
     crops, labels = turned(people, np.arange(len(people)), faces.config), people.labels
 known, rng = np.arange(len(labels)) % 2 == 0, np.random.default_rng(0)
-plan = augmentation.Augmentation(shift=2, zoom=0.05, contrast=0.2, erase=0.3)
+plan = augmentation.Augmentation(mirror=True, shift=4, zoom=0.08, turn=5, contrast=0.3, erase=0.4)
+keras.utils.set_random_seed(0)
+unit = keras.utils.normalize
+rows = unit(faces.embed_crops(crops))
+means = unit(np.stack([rows[known & (labels == n)].mean(axis=0) for n in np.unique(labels)]))
+before = np.mean((rows[~known] @ means.T).argmax(axis=1) == labels[~known])
 
-
-def identified() -> tuple[float, np.ndarray]:
-    rows = faces.embed_crops(crops)
-    means = np.stack([rows[known & (labels == n)].mean(axis=0) for n in np.unique(labels)])
-    return np.mean((rows[~known] @ means.T).argmax(axis=1) == labels[~known]), means
-
-
-before, means = identified()
-model = sk.Sequential([faces.backbone, sk.layers.ASoftmax(len(means), margin=4)])
-model.build((None, *crops.shape[1:]))
-model.layers[-1].kernel.assign(means.T)  # the classes begin where the people are
-model.compile(keras.optimizers.SGD(0.01, momentum=0.9), model.layers[-1].loss())
-for _ in range(6):
+head = sk.layers.ASoftmax(len(means), margin=4, annealing=(30.0, 0.12, 1.0, 5.0))
+pixels = keras.layers.Rescaling(faces.config.scale, -faces.config.offset * faces.config.scale)
+model = sk.Sequential([keras.Input(crops.shape[1:]), pixels, faces.backbone, head])
+head.kernel.assign(20 * means.T)  # the classes begin where the people are
+model.compile(keras.optimizers.SGD(0.002, momentum=0.9), head.loss())
+for _ in range(24):
     varied = [augmentation.augment(c, c.shape[:2], plan, rng.random(20)) for c in crops[known]]
-    model.fit((np.float32(varied) - faces.config.offset) * faces.config.scale, labels[known])
-print(f"identified: {before:.1%} before, {identified()[0]:.1%} after")
+    model.fit(np.float32(varied), labels[known])
+after = np.mean(model.predict(crops[~known]).argmax(axis=1) == labels[~known])
+print(f"identified: {before:.1%} before, {after:.1%} after")
