@@ -118,12 +118,20 @@ def _squares_in_bands(kernel: Tensor) -> Tensor:
 
 @one_pass(otherwise=_squares_in_bands)
 def _squares(kernel: Tensor) -> Tensor:
-    """The squared length of each column.
+    """The squared length of each column."""
+    return _sum_of_rows(ops.square(kernel))
 
-    Summed 16 rows by 16: the compiler makes one pass of so many, and several of more.
+
+def _sum_of_rows(matrix: Tensor) -> Tensor:
+    """The sum of all rows.
+
+    Taken 16 by 16 where their number is known: the compiler makes one pass of so many; of more it
+    makes several and writes what is to be summed to memory.
     """
-    square = ops.square(kernel)
-    return sum(ops.sum(square[at : at + 16], axis=0) for at in range(0, kernel.shape[0], 16))
+    rows = matrix.shape[0]
+    if rows is None:
+        return ops.sum(matrix, axis=0)
+    return sum(ops.sum(matrix[at : at + 16], axis=0) for at in range(0, rows, 16))
 
 
 def _spread_by_operations(
@@ -145,7 +153,7 @@ def _spread(
     """
     mine = labels[:, None] == ops.arange(ops.shape(upstream)[1], dtype=labels.dtype)
     scaled = ops.where(mine, own, upstream) * inverse
-    return scaled, ops.sum(scaled * products, axis=0)
+    return scaled, _sum_of_rows(scaled * products)
 
 
 @one_pass()

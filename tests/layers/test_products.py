@@ -9,15 +9,16 @@ from spherekeras.layers import products
 
 @pytest.mark.parametrize("dim", [5, 16, 40])
 @pytest.mark.parametrize("units", [7, 3000])
-def test_the_passes_of_a_head_are_the_same_in_both_forms(dim, units):
+@pytest.mark.parametrize("batch", [6, 35])
+def test_the_passes_of_a_head_are_the_same_in_both_forms(dim, units, batch):
     random = np.random.default_rng(dim)
     kernel, gradient = random.normal(size=(2, dim, units))
     kernel[:, 1] = 1e-7  # no direction
-    upstream, values = random.normal(size=(2, 6, units))
-    own, labels = random.normal(size=(6, 1)), random.integers(0, units, 6).astype("int32")
+    upstream, values = random.normal(size=(2, batch, units))
+    own, labels = random.normal(size=(batch, 1)), random.integers(0, units, batch).astype("int32")
     along = random.normal(size=units)
     mine = upstream.copy()
-    mine[np.arange(6), labels] = own[:, 0]
+    mine[np.arange(batch), labels] = own[:, 0]
     cases = [
         (products._squares, [kernel], [(kernel**2).sum(axis=0)]),
         (
@@ -31,6 +32,9 @@ def test_the_passes_of_a_head_are_the_same_in_both_forms(dim, units):
         tensors = [tf.constant(argument) for argument in arguments]
         graph = tf.function(function).get_concrete_function(*tensors).graph.as_graph_def()
         assert any(f.attr["_XlaMustCompile"].b for f in graph.library.function)
-        for form in (function, tf.function(function)):
+        sizes = [[None, *tensor.shape[1:]] for tensor in tensors]  # as of a batch of any size
+        specs = [tf.TensorSpec(s, t.dtype) for s, t in zip(sizes, tensors, strict=True)]
+        unknown = [] if function is products._squares else [tf.function(function, specs)]
+        for form in (function, tf.function(function), *unknown):
             for value, expected in zip(tf.nest.flatten(form(*tensors)), wanted, strict=True):
                 np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-12)
