@@ -162,7 +162,11 @@ def test_identify_ranks_the_gallery(zoo: pathlib.Path, pictures: pathlib.Path) -
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Drawn crops as a .bin file, as videos, as probes and distractors."""
+    """Drawn crops as a .bin file, as videos, as probes and distractors.
+
+    One pair of equal pictures claims to show two people, so no network and no threshold gets
+    every pair right.
+    """
     folder = tmp_path_factory.mktemp("sets")
     crops = drawn_crops(range(10), 3)[0].reshape(10, 3, 112, 96, 3)
     pictures, same, lines = [], [], []
@@ -173,10 +177,12 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
             for name in (f"ytf/P{person}/{number}/0.png", f"probes/P{person}/{number}.png"):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(encoded[-1])
-        pictures += [*encoded[:2], encoded[2], cv2.imencode(".png", crops[person - 1, 0])[1]]
+        other = cv2.imencode(".png", crops[person - 1, 0])[1].tobytes()
+        pictures += [*encoded[:2], encoded[2], other if person else encoded[2]]
         same += [True, False]
         lines.append(f"{person % 2 + 1}, 1, P{person}/0, P{person}/1, 1")
-        lines.append(f"{person % 2 + 1}, 2, P{person}/2, P{(person + 2) % 10}/0, 0")
+        other_video = f"P{(person + 2) % 10}/0" if person else "P0/2"
+        lines.append(f"{person % 2 + 1}, 2, P{person}/2, {other_video}, 0")
     (folder / "toy.bin").write_bytes(pickle.dumps((pictures, same)))
     header = "split number, pair number, first name, second name, is same"
     (folder / "ytf" / "splits.txt").write_text("\n".join([header, *lines]))
