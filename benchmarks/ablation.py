@@ -1,10 +1,11 @@
-"""What margin, head and depth are worth on the same data: the papers' tables, at small scale.
+"""What margin, form and depth are worth on the same data: the papers' tables, at small scale.
 
     python benchmarks/ablation.py RECORDS LFW_ZIP YUNET RUNS [VARIANT ...]     # hours; resumes
 
-Each variant is `examples/recipes/sphere4_asoftmax.toml` with its head or depth changed and 2,000
-steps of 128. Measured on people held out from training (all pairs) and on the test pairs of LFW's
-view 1; view 2 is not touched. A variant whose recipe is in `ablation.csv` is not run again.
+Each variant is a recipe of `examples/recipes` with another head or depth and 2,000 steps of 128.
+Measured on people held out from training (all pairs) and on the test pairs of LFW's view 1; view 2
+is not touched. A variant whose recipe is in `ablation.csv` is not run again. Prints each new row as
+a line for `docs/ablation.md`.
 
 RECORDS: of `spherekeras pack faces_112x112.zip`; RUNS: a folder for checkpoints.
 """
@@ -24,33 +25,42 @@ from spherekeras.provenance import processor, versions
 from spherekeras.training import train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-RECIPE = ROOT / "examples" / "recipes" / "sphere4_asoftmax.toml"
+RECIPES = ROOT / "examples" / "recipes"
 STEPS = 2000
 
-_ANNEALED = "annealing = [1000.0, 0.12, 1.0, 5.0]"
+_ASOFTMAX = 'name = "ASoftmax"\nmargin = {}\nannealing = [1000.0, 0.12, 1.0, 5.0]'
+_R = 'name = "SphereFaceR"\nversion = "{}"\nmargin = {}\nscale = 10.0'
+# variant: recipe, depth, head
 VARIANTS = {
-    "softmax": (4, 'name = "SoftmaxLinear"'),
-    **{f"m={m}": (4, f'name = "ASoftmax"\nmargin = {m}\n{_ANNEALED}') for m in (1, 2, 3, 4)},
-    **{
-        f"R {version}": (
-            4,
-            f'name = "SphereFaceR"\nversion = "{version}"\nmargin = {m}\nscale = {s}',
-        )
-        for version, m, s in (("v0", 1.5, 30.0), ("v1", 1.5, 30.0), ("v2", 1.4, 60.0))
-    },
-    **{
-        f"depth {depth}": (depth, f'name = "ASoftmax"\nmargin = 4\n{_ANNEALED}')
-        for depth in (10, 20)
-    },
+    "softmax": ("sphere4_asoftmax", 4, 'name = "SoftmaxLinear"'),
+    **{f"m={m}": ("sphere4_asoftmax", 4, _ASOFTMAX.format(m)) for m in (1, 2, 3, 4)},
+    "depth 10": ("sphere4_asoftmax", 10, _ASOFTMAX.format(4)),
+    "SFNet, m=4": ("sphere4_r", 4, _ASOFTMAX.format(4)),
+    "R m=1": ("sphere4_r", 4, _R.format("v1", 1.0)),
+    "R v1": ("sphere4_r", 4, _R.format("v1", 1.5)),
+    "R v2": ("sphere4_r", 4, _R.format("v2", 1.2)),
 }
 
 
 def recipe(variant: str) -> str:
-    """The base recipe with a variant's depth and head."""
-    depth, head = VARIANTS[variant]
-    text = re.sub(r"\[head\]\n(.+\n)+", f"[head]\n{head}\n", RECIPE.read_text(encoding="utf-8"))
+    """A variant's recipe: the base with its depth, its head and the steps of all."""
+    base, depth, head = VARIANTS[variant]
+    text = (RECIPES / f"{base}.toml").read_text(encoding="utf-8")
+    text = re.sub(r"\[head\]\n(.+\n)+", f"[head]\n{head}\n", text)
     text = text.replace("depth = 4", f"depth = {depth}")
     return re.sub(r"\bsteps = \d+", f"steps = {STEPS}", text)
+
+
+def digest(variant: str) -> str:
+    """What tells a row of today's recipe from an older one's."""
+    return hashlib.sha256(recipe(variant).encode()).hexdigest()[:12]
+
+
+def line(row: dict[str, str]) -> str:
+    """A row of `ablation.csv` as one of the page's table."""
+    view = f"{float(row['lfw_view_1']):.1%} ({float(row['low']):.1%} to {float(row['high']):.1%})"
+    pairs = " | ".join(f"{float(row[f'held_out_{key}']):.3f}" for key in ("auc", "tar_at_1e-2"))
+    return f"| {row['variant']} | {pairs} | {view.replace('%', ' %')} |"
 
 
 def main() -> None:
@@ -60,14 +70,13 @@ def main() -> None:
     rows = list(csv.DictReader(table.open(newline=""))) if table.is_file() else []
     crops: dict = {}  # found once: all variants take the same template
     for variant in sys.argv[5:] or VARIANTS:
-        text = recipe(variant)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        rows = [row for row in rows if row["variant"] != variant or row["recipe"] == digest]
+        key = digest(variant)
+        rows = [row for row in rows if row["variant"] != variant or row["recipe"] == key]
         if any(row["variant"] == variant for row in rows):
             continue
         folder = pathlib.Path(runs) / re.sub(r"\W+", "_", variant)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "variant.toml").write_text(text, encoding="utf-8")
+        (folder / "variant.toml").write_text(recipe(variant), encoding="utf-8")
         preset = train(folder / "variant.toml", records, folder / "run")
         faces = FaceEmbedder.from_preset(preset, detection.YuNetDetector(yunet))
         seen = publishing.Seen(faces, crops)
@@ -78,7 +87,7 @@ def main() -> None:
         rows.append(
             {
                 "variant": variant,
-                "recipe": digest,
+                "recipe": key,
                 "steps": STEPS,
                 "held_out_auc": f"{held_out['auc']:.5f}",
                 "held_out_eer": f"{held_out['eer']:.5f}",
@@ -92,7 +101,7 @@ def main() -> None:
                 **versions(),
             }
         )
-        print({key: rows[-1][key] for key in list(rows[-1])[:10]}, flush=True)
+        print(line({key: str(value) for key, value in rows[-1].items()}), flush=True)
         with atomic_path(table) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
