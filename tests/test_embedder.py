@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 import cv2
+import keras
 import numpy as np
 import pytest
 
@@ -39,6 +40,7 @@ class Oracle:
 @pytest.fixture(scope="module")
 def faces() -> FaceEmbedder:
     metadata = {"thresholds": THRESHOLDS}
+    keras.utils.set_random_seed(0)
     return FaceEmbedder(build_backbone(CONFIG), CONFIG, metadata, detector=Oracle())
 
 

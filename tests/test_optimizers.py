@@ -152,6 +152,7 @@ def test_without_decay_it_is_keras_own() -> None:
 def test_half_precision_weights(tmp_path: pathlib.Path) -> None:
     layer = keras.layers.Dense(2, use_bias=False, dtype="bfloat16")
     model = keras.Sequential([keras.Input((3,)), layer])
+    model.set_weights([KERNEL])
     model.compile(sk.optimizers.SGD(0.1, 0.9, coupled_weight_decay=0.1), "mse")
     before = np.array(keras.ops.cast(layer.kernel, "float32"))
     model.train_on_batch(IMAGES[0], TARGETS[0])

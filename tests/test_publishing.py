@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 import cv2
+import keras
 import numpy as np
 import pytest
 
@@ -221,6 +222,7 @@ def test_files_are_measured_through_themselves(
     lfw: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     people = drawn_people(tmp_path)
+    keras.utils.set_random_seed(0)
     trained = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG).save_preset(tmp_path / "trained")
     with pytest.raises(PresetError, match="was not published with these weights. First: `sphere"):
         exported.measure_files(trained, lfw, people, Middle())
