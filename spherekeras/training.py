@@ -549,6 +549,14 @@ def preset_config(plan: Recipe) -> PresetConfig:
     )
 
 
+def _begun_from(preset: str) -> dict[str, Any]:
+    """Returns the name of the preset that a run starts from, and the steps of all runs before."""
+    start = presets.read_metadata(presets.find_preset(preset))
+    trained = start.get("trained_on", {})
+    steps = trained.get("steps", 0) + trained.get("steps_before", 0)
+    return {"start": start["name"], **({"steps_before": steps} if steps else {})}
+
+
 def _publish(
     model: keras.Model,
     plan: Recipe,
@@ -572,6 +580,7 @@ def _publish(
             "crops": len(train_positions),
             "identities": len(np.unique(records.labels[train_positions])),
             "steps": plan.training.steps,
+            **(_begun_from(plan.backbone.start) if plan.backbone.start else {}),
             "batch_size": plan.training.batch_size,
             "validation": plan.data.validation,
             "records": records.checksum,

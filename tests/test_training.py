@@ -231,6 +231,13 @@ def test_a_backbone_starts_from_a_preset(
         FaceEmbedder.from_preset(preset).embed(crop),
         atol=1e-3,
     )
+    again = tmp_path / "again.toml"
+    again.write_text(text.replace(str(preset), str(folder)))
+    last = train(again, crops, tmp_path / "last", verbose=0)
+    trained = FaceEmbedder.from_preset(last).metadata["trained_on"]
+    name = FaceEmbedder.from_preset(folder).metadata["name"]
+    assert (trained["start"], trained["steps"], trained["steps_before"]) == (name, 12, 24)
+    assert "| steps before | 24 |" in (last / "README.md").read_text()
 
 
 def test_a_start_that_has_seen_the_people_held_out_is_refused(

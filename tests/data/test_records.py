@@ -109,25 +109,43 @@ def test_a_killed_run_is_written_anew(crops: pathlib.Path, tmp_path: pathlib.Pat
 
 
 KILLED = """
-import os, pathlib, random, signal, sys, time
+import contextlib, os, pathlib, random, signal, sys
 import tensorflow
 from spherekeras.data import records
 
 source, out, seed = sys.argv[1:]
 records._SHARD = 7
-for _ in range(2):  # the first one loads what TensorFlow needs
-    started = time.monotonic()
-    records.pack(source, out + "-whole")
-took = time.monotonic() - started
+records.pack(source, out + "-whole")
 chance = random.Random(int(seed))
+(began, begin), (allowed, allow) = os.pipe(), os.pipe()
+whole = records.atomic_path
+
+@contextlib.contextmanager
+def step_by_step(path):  # every file waits for leave, so the parent knows which one a kill meets
+    with whole(path) as temporary:
+        os.write(begin, b".")
+        os.read(allowed, 1)
+        yield temporary
+
 for _ in range(12):
     child = os.fork()
     if not child:
+        records.atomic_path = step_by_step
         records.pack(source, out)
         os._exit(0)
-    time.sleep(chance.random() * took)
+    for _ in range(chance.randrange(31)):
+        os.read(began, 1)
+        os.write(allow, b".")
+    os.read(began, 1)
+    if chance.random() < 0.5:
+        os.write(allow, b".")  # killed while or after it writes, else before
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    for pipe in (began, allowed):  # what neither of them read
+        os.set_blocking(pipe, False)
+        with contextlib.suppress(BlockingIOError):
+            os.read(pipe, 99)
+        os.set_blocking(pipe, True)
     left = sorted(path.name for path in pathlib.Path(out).glob("*"))
     print(len([name for name in left if name.startswith("shard")]), "records.json" in left)
     try:
@@ -156,7 +174,7 @@ def test_a_run_killed_at_any_moment_and_run_again_gives_the_same_bytes(
     )
     assert run.returncode == 0, run.stderr
     moments = run.stdout.splitlines()
-    assert len(moments) == 12 and len(set(moments)) >= 3, moments  # killed at different stages
+    assert len(moments) == 12 and len(set(moments)) >= 5, moments  # killed at different stages
     whole = {path.name: path.read_bytes() for path in pathlib.Path(f"{out}-whole").iterdir()}
     assert len(whole) == 29 + 2
     assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
