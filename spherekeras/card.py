@@ -21,6 +21,10 @@ def card(metadata: dict[str, Any], config: "PresetConfig") -> str:
         rows = {key.replace("_", " "): _count(value) for key, value in trained.items()}
         recipe = "The recipe is `recipe.toml` beside this file."
         sections.append(_section("## Training", _table(rows), recipe))
+    if before := metadata.get("changed_from"):
+        text = f"These weights began as the preset {before['name']!r} and were changed since; by "
+        text += "what and on whose pictures is not recorded here."
+        sections.append(_section("## Training", text))
     sections += [_metric(metric) for metric in metadata.get("metrics", [])]
     if people := metadata.get("held_out"):
         sections.append(_held_out(people))

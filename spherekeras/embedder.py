@@ -335,17 +335,15 @@ class FaceEmbedder:
         """Returns what is known of these very weights: the metadata, and the preset's stamp.
 
         Where weights or config have changed since they were loaded, the metadata is less what was
-        measured, and there is no stamp.
+        measured, with other weights also less what trained them, and there is no stamp.
         """
         if self.folder is None:
             return self.metadata, {}
         with tempfile.TemporaryDirectory() as scratch:
             path = pathlib.Path(scratch) / "model.weights.h5"
             presets.write_weights(self.backbone, path)
-            loaded = self._are_loaded(path.read_bytes())
-        if loaded:
-            return self.metadata, presets.stamp(self.folder)
-        return presets.unmeasured(self.metadata), {}
+            known = self._known(path)
+        return known, presets.stamp(self.folder) if known is self.metadata else {}
 
     def save_preset(
         self,
@@ -361,9 +359,11 @@ class FaceEmbedder:
 
         Args:
             folder: where to.
-            metadata: what is known; by default what this embedder was loaded with, less the
-                measurements and thresholds where the weights have changed since.
-            recipe: text of the recipe that trained the weights; by default the loaded one.
+            metadata: what is known; by default what this embedder was loaded with, where the
+                weights have changed since without name, training and measurements
+                (`changed_from` names the preset they began as).
+            recipe: text of the recipe that trained the weights; by default the loaded one, or
+                none where the weights have changed since.
 
         Raises:
             PresetError: a weight that is not finite or does not fit float16; or no Keras model.
@@ -379,10 +379,11 @@ class FaceEmbedder:
             presets.write_weights(self.backbone, stored / "model.weights.h5")
             weights = (stored / "model.weights.h5").read_bytes()
             reloaded = FaceEmbedder(presets.read_weights(stored, self.config), self.config)
-        known = dict(self.metadata if metadata is None else metadata)
-        if metadata is None and not self._are_loaded(weights):
-            known = presets.unmeasured(known)
-        if recipe is None:
+            known = self._known(stored / "model.weights.h5") if metadata is None else metadata
+        known = dict(known)
+        if recipe is None and "changed_from" in known:
+            recipe = ""
+        elif recipe is None:
             loaded = self.folder / "recipe.toml" if self.folder else None
             recipe = loaded.read_text(encoding="utf-8") if loaded and loaded.is_file() else ""
         known["parameters"] = self.backbone.count_params()
@@ -465,6 +466,14 @@ class FaceEmbedder:
         wanted = presets.note_of(self.config, known, stamp, str(model.note.get("quantization")))
         said = {key: model.note.get(key) for key in wanted}
         return model.content if said == json.loads(json.dumps(wanted)) else None
+
+    def _known(self, weights: pathlib.Path) -> dict[str, Any]:
+        """The metadata that holds of `weights`, which are this embedder's."""
+        if self._are_loaded(weights.read_bytes()):
+            return self.metadata
+        if self.folder and presets.same_weights(weights, self.folder / "model.weights.h5"):
+            return presets.unmeasured(self.metadata)
+        return presets.changed(self.metadata)
 
     def _are_loaded(self, weights: bytes) -> bool:
         """Whether weights and config are what this embedder came with (or was made with)."""

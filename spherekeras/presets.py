@@ -262,6 +262,47 @@ def unmeasured(metadata: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in metadata.items() if key not in MEASURED}
 
 
+def changed(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Returns what still holds of a preset's metadata once its weights were changed.
+
+    What trained them and on whom is no longer the whole story: name, description, statement of
+    overlap and training go, and `changed_from` tells where the weights began. Licence, terms,
+    intended use and limits stay.
+
+    Args:
+        metadata: of the preset.
+    """
+    story = ("name", "description", "trained_on", "converted_from", "overlap", "changed_from")
+    kept = {key: value for key, value in unmeasured(metadata).items() if key not in story}
+    before = metadata.get("changed_from", {})
+    trained = metadata.get("trained_on", before.get("trained_on"))
+    origin = {"name": metadata.get("name", ""), **({"trained_on": trained} if trained else {})}
+    return {**kept, "changed_from": origin}
+
+
+def same_weights(first: pathlib.Path, second: pathlib.Path) -> bool:
+    """Whether two weight files hold the same numbers, however they are laid out."""
+    import h5py
+
+    def arrays(path: pathlib.Path) -> dict[str, Any]:
+        found = {}
+        with h5py.File(path) as file:
+            file.visititems(
+                lambda name, item: (
+                    found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+                )
+            )
+        return found
+
+    try:
+        one, other = arrays(first), arrays(second)
+    except OSError:
+        return False
+    return one.keys() == other.keys() and all(
+        np.array_equal(one[name], other[name]) for name in one
+    )
+
+
 def note_of(
     config: PresetConfig, metadata: dict[str, Any], stamp: dict[str, str], quantization: str
 ) -> dict[str, Any]:

@@ -306,7 +306,8 @@ def check_source(plan: Recipe, preset: str, key: str) -> None:
     Raises:
         RecipeError: it was trained by this project and held out fewer people.
     """
-    trained = presets.read_metadata(presets.find_preset(preset)).get("trained_on")
+    metadata = presets.read_metadata(presets.find_preset(preset))
+    trained = metadata.get("trained_on") or metadata.get("changed_from", {}).get("trained_on")
     before = (trained or {"validation": 1.0}).get("validation", 0.0)
     if before < plan.data.validation:
         raise RecipeError(

@@ -72,6 +72,45 @@ def test_two_saves_are_byte_identical(preset: pathlib.Path, tmp_path: pathlib.Pa
         assert one == (tmp_path / "two" / file).read_bytes() == (preset / file).read_bytes(), file
 
 
+def test_changed_weights_do_not_pass_for_the_trained_ones(
+    faces: FaceEmbedder, tmp_path: pathlib.Path
+) -> None:
+    known = {
+        "name": "famous",
+        "description": "trained well",
+        "overlap": "none with LFW",
+        "terms": "research only",
+        "weights_licence": "non-commercial",
+        "trained_on": {"steps": 3, "validation": 0.05},
+        "thresholds": THRESHOLDS,
+    }
+    faces.save_preset(tmp_path / "famous", metadata=known, recipe="[data]\n")
+    mine = FaceEmbedder.from_preset(tmp_path / "famous")
+    wider = FaceEmbedder(mine.backbone, dataclasses.replace(mine.config, scale=0.01))
+    wider.metadata, wider.folder = mine.metadata, mine.folder
+    kept = FaceEmbedder.from_preset(wider.save_preset(tmp_path / "wider"))
+    assert kept.metadata["trained_on"] == known["trained_on"]  # these very weights
+    assert "thresholds" not in kept.metadata
+    mine.backbone.weights[0].assign(1.5 * mine.backbone.weights[0])
+    said, stamp = mine.stated()
+    assert (said.get("name"), said["terms"], stamp) == (None, "research only", {})
+    for name in ("tuned", "again"):
+        folder = mine.save_preset(tmp_path / name)
+        told = FaceEmbedder.from_preset(folder).metadata
+        assert not told.keys() & {"description", "overlap", "trained_on", "thresholds"}
+        assert (told["name"], told["weights_licence"]) == (name, "non-commercial")
+        assert told["changed_from"]["trained_on"] == known["trained_on"]
+        assert (folder / "recipe.toml").read_text() == ""
+        page = (folder / "README.md").read_text()
+        assert (
+            f"These weights began as the preset {'famous' if name == 'tuned' else 'tuned'!r}"
+            in page
+        )
+        assert "recipe.toml" not in page and page.startswith(f"# {name}\n")
+        mine = FaceEmbedder.from_preset(folder)
+        mine.backbone.weights[0].assign(1.5 * mine.backbone.weights[0])
+
+
 @pytest.mark.parametrize("name", [*presets.FILES, presets.SUMS])
 @pytest.mark.parametrize("place", [0.0, 0.31, 0.5, 0.77, 1.0])
 def test_a_flipped_byte_of_any_file_is_named(preset: pathlib.Path, name: str, place: float) -> None:
