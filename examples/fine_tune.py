@@ -1,7 +1,7 @@
 """Fine-tune a preset on people of your own with A-Softmax: fine_tune.py [PRESET [PEOPLE]].
 
 PEOPLE holds <person>/<crop>.png as `spherekeras align` writes them; else 50 people are drawn. Half
-of the crops train, the others are named before and after."""
+of each person's crops train, the others are named before and after."""
 
 import sys
 import tempfile
@@ -14,18 +14,19 @@ from spherekeras.data import augmentation, drawn_faces, records
 from spherekeras.teacher import turned
 
 faces = sk.load_preset(sys.argv[1] if len(sys.argv) > 1 else "sphere4_asoftmax")
-crops, labels = drawn_faces.drawn_crops(range(50), 8)
+crops, labels = drawn_faces.drawn_crops(range(50), 8, faces.config.template)
 if len(sys.argv) > 2:
     people = records.pack(sys.argv[2], f"{tempfile.mkdtemp()}/records")
     crops, labels = turned(people, np.arange(len(people)), faces.config), people.labels
-known, rng = np.arange(len(labels)) % 2 == 0, np.random.default_rng(0)
+assert min(np.bincount(labels)) > 1, "Every person needs two crops: one to learn, one to name."
+known = (np.arange(len(labels)) - np.searchsorted(labels, labels)) % 2 == 0
 plan = augmentation.Augmentation(mirror=True, shift=4, zoom=0.08, turn=5, contrast=0.3, erase=0.4)
 keras.utils.set_random_seed(0)
-unit = keras.utils.normalize
+rng, unit = np.random.default_rng(0), keras.utils.normalize
 rows = unit(faces.embed_crops(crops))
 means = unit(np.stack([rows[known & (labels == n)].mean(axis=0) for n in np.unique(labels)]))
 before = np.mean((rows[~known] @ means.T).argmax(axis=1) == labels[~known])
-
+crops = crops[..., ::-1] if faces.config.channel_order == "BGR" else crops
 head = sk.layers.ASoftmax(len(means), margin=4, annealing=(30.0, 0.12, 1.0, 5.0))
 pixels = keras.layers.Rescaling(faces.config.scale, -faces.config.offset * faces.config.scale)
 model = sk.Sequential([keras.Input(crops.shape[1:]), pixels, faces.backbone, head])

@@ -59,6 +59,17 @@ def percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
+def headline(accuracy: float, std: float | None) -> str:
+    """Returns an accuracy with the standard deviation of its folds, where it has folds.
+
+    Example:
+
+    >>> headline(0.9855, 0.0063), headline(0.977, None)
+    ('98.55 % ± 0.63', '97.70 %')
+    """
+    return percent(accuracy) + ("" if std is None else f" ± {100 * std:.2f}")
+
+
 def _facts(metadata: dict[str, Any], config: "PresetConfig") -> str:
     kind = ", ".join(
         f"{key} {value}"

@@ -190,7 +190,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("preset")
     show.set_defaults(run=_zoo_show)
     check = actions.add_parser("check", help="verify files and golden vectors")
-    check.add_argument("preset", nargs="*", help="names or folders (default: all)")
+    check.add_argument(
+        "preset", nargs="*", help="names, * and ? allowed, or folders (default: all)"
+    )
     check.set_defaults(run=_zoo_check)
     publish = actions.add_parser("publish", help="measure a trained preset and write its card")
     publish.add_argument("preset", help="folder of a trained preset")

@@ -127,6 +127,12 @@ def list_presets() -> list[str]:
     return sorted(found)
 
 
+def places(name: str) -> list[pathlib.Path]:
+    """Returns every folder that holds a preset of a name; the first is the one that is loaded."""
+    folders = [zoo / name for zoo in _zoos() if (zoo / name / "config.json").is_file()]
+    return list({folder.resolve(): folder for folder in folders[::-1]}.values())[::-1]
+
+
 def find_preset(name_or_folder: str | os.PathLike[str]) -> pathlib.Path:
     """Returns the folder of a preset, by path or by name.
 

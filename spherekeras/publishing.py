@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from spherekeras import presets, zoo_pages
-from spherekeras.card import percent
+from spherekeras.card import headline, percent
 from spherekeras.data import pipeline
 from spherekeras.data.records import Records
 from spherekeras.embedder import FaceEmbedder
@@ -219,7 +219,6 @@ def _as_used(
 def _metric(
     result: VerificationResult, faces: FaceEmbedder, name: str, subtract: bool
 ) -> dict[str, Any]:
-    spread = "" if np.isnan(result.std) else f" ± {100 * result.std:.2f}"
     protocol = "lfw" if result.name == "LFW view 2" else "lfw-view1"
     how = "" if subtract else " --keep-mean"
     how += " --detector-model MODEL" if faces.detector_name.startswith("yunet") else ""
@@ -228,7 +227,7 @@ def _metric(
         del values[key]
     return {
         **values,
-        "value": f"{percent(result.accuracy)}{spread}",
+        "value": headline(result.accuracy, None if np.isnan(result.std) else result.std),
         "subtract_mean": subtract,
         "no_face": len(result.no_face or ()),
         "detector": faces.detector_name,

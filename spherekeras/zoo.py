@@ -141,23 +141,43 @@ def text(value: Any, column: str) -> str:
     return f"{value:,}" if column == "parameters" else str(value)
 
 
-def check(names: Sequence[str] = ()) -> Iterator[tuple[str, str, bool]]:
+def check(patterns: Sequence[str] = ()) -> Iterator[tuple[str, str, bool]]:
     """Checks files and golden vectors of presets; yields (name, verdict, good) for each.
 
+    A preset that lies in several places is checked in each; its name is then the folder.
+
     Args:
-        names: of presets or folders, by default all of the zoo.
+        patterns: names with wildcards, or folders; by default all of the zoo.
+
+    Raises:
+        PresetError: there is none to check, or a pattern fits no name.
     """
-    for name in names or presets.list_presets():
+    known = presets.list_presets()
+    wanted: list[str | pathlib.Path] = []
+    for pattern in patterns or ["*"]:
+        fitting = fnmatch.filter(known, pattern)
+        if not fitting and any(mark in pattern for mark in "*?["):
+            none = f"No preset's name fits {pattern!r}. " if patterns else ""
+            raise PresetError(f"{none}{presets.known_presets(known)}")
+        for name in fitting:
+            places = presets.places(name)
+            wanted += [name] if len(places) == 1 else places
+        wanted += [] if fitting else [pattern]
+    for preset in dict.fromkeys(wanted):
         try:
-            faces = FaceEmbedder.from_preset(name)
-            verdict = f"files intact, golden vectors within {faces.check_golden():.1g}"
-            carries = faces.folder and (faces.folder / presets.TFLITE).is_file()
-            if carries and faces.config.mirror == "none":
-                light = FaceEmbedder.from_preset(name, runtime="litert")
-                verdict += f", on LiteRT within {light.check_golden():.1g}"
-            yield name, verdict, True
+            yield str(preset), _checked(preset), True
         except SphereKerasError as error:
-            yield name, str(error), False
+            yield str(preset), str(error), False
+
+
+def _checked(preset: str | pathlib.Path) -> str:
+    faces = FaceEmbedder.from_preset(preset)
+    verdict = f"files intact, golden vectors within {faces.check_golden():.1g}"
+    carries = faces.folder and (faces.folder / presets.TFLITE).is_file()
+    if carries and faces.config.mirror == "none":
+        light = FaceEmbedder.from_preset(preset, runtime="litert")
+        verdict += f", on LiteRT within {light.check_golden():.1g}"
+    return verdict
 
 
 def convert(

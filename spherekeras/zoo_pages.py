@@ -112,6 +112,13 @@ def _measured(path: pathlib.Path) -> dict[str, Any]:
     for name, digest in presets.stamp(path).items():
         if metadata.get("measured", {}).get(name) != digest:
             raise PresetError(f"The numbers of {path} are stale: {name} is another. {mend}")
+    for metric in metadata["metrics"]:
+        counted = card.headline(metric["accuracy"], metric.get("std"))
+        if metric["value"] != counted:
+            raise PresetError(
+                f"{path / 'metadata.json'} says {metric['name']} {metric['value']}, but accuracy "
+                f"and standard deviation beside it make {counted}. {mend}"
+            )
     return metadata
 
 

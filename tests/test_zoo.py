@@ -4,10 +4,12 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from spherekeras import card, presets, zoo, zoo_pages
@@ -27,6 +29,7 @@ METRIC = {
     "pictures": 7701,
     "no_face": 2,
     "accuracy": 0.77,
+    "std": 0.01,
     "auc": 0.9,
     "eer": 0.2,
     "tar_at_far": {"0.1": 0.5, "0.001": None},
@@ -182,6 +185,71 @@ def test_latency_among_other_presets_is_stale(measured: pathlib.Path) -> None:
 def test_a_copied_preset_needs_its_own_name(measured: pathlib.Path) -> None:
     shutil.copytree(measured, measured.parent / "other")
     with pytest.raises(PresetError, match="other is the preset 'mine'. Give it its own name"):
+        zoo_pages.write_cards(measured.parent)
+
+
+def test_check_tells_of_every_copy_and_goes_on(
+    measured: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(measured, cache / "presets" / "mine")
+    shutil.copytree(measured, measured.parent / "other")
+    monkeypatch.setattr(presets, "_zoos", lambda: [measured.parent, cache / "presets"])
+    (cache / "presets" / "mine" / "model.weights.h5").write_bytes(b"half")
+    first, second, other = zoo.check()
+    assert (first[0], first[2]) == (str(measured), True)
+    assert (second[0], second[2]) == (str(cache / "presets" / "mine"), False)
+    assert "model.weights.h5 does not match its line" in second[1]
+    assert (other[0], other[2]) == ("other", True)
+    assert list(zoo.check(["o*"])) == [other]
+    with pytest.raises(
+        PresetError, match=r"No preset's name fits 'x\*'. Known presets: mine, other"
+    ):
+        list(zoo.check(["x*"]))
+    [unknown] = zoo.check(["mime"])
+    assert not unknown[2] and "Did you mean 'mine'?" in unknown[1]
+    monkeypatch.setattr(presets, "_zoos", lambda: [tmp_path / "nowhere"])
+    with pytest.raises(PresetError, match="No presets are here"):
+        list(zoo.check())
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (None, "does not hold crops and an embedding of each"),
+        ({"crops": np.zeros((2, 112, 96, 3), np.uint8)}, "does not hold crops and an embedding"),
+        (
+            {"crops": np.zeros((0, 112, 96, 3), np.uint8), "embeddings": np.zeros((0, 16))},
+            "does not hold crops and an embedding",
+        ),
+        (
+            {"crops": np.zeros((2, 112, 96, 3), np.uint8), "embeddings": np.zeros((2, 8))},
+            r"embeddings of shape \(2, 8\); the network gives \(2, 16\)",
+        ),
+    ],
+)
+def test_golden_vectors_that_are_none_are_a_bad_preset(
+    measured: pathlib.Path, arrays: dict[str, np.ndarray] | None, message: str
+) -> None:
+    if arrays is None:
+        (measured / "golden.npz").write_text("no archive")
+    else:
+        np.savez(measured / "golden.npz", **arrays)
+    _sum(measured, "golden.npz")
+    [(name, verdict, good)] = zoo.check([str(measured)])
+    assert not good and name == str(measured)
+    assert re.search(message, verdict), verdict
+
+
+def test_a_headline_that_its_own_figures_do_not_make_is_refused(measured: pathlib.Path) -> None:
+    metadata = (measured / "metadata.json").read_text(encoding="utf-8")
+    better = metadata.replace("77.00 % ", "97.00 % ")
+    assert better != metadata
+    (measured / "metadata.json").write_text(better, encoding="utf-8")
+    _sum(measured, "metadata.json")
+    with pytest.raises(
+        PresetError, match="2 97.00 % ± 1.00, but accuracy .* make 77.00 % ± "
+    ):
         zoo_pages.write_cards(measured.parent)
 
 
