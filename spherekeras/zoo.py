@@ -14,6 +14,8 @@ from spherekeras.files import atomic_path, sha256
 _STATED = ("backbone", "parameters", "multiplications", "lfw", "milliseconds")
 _COLUMNS = ("name", *_STATED, "megabytes", "place")
 _TERMS = ("weights_licence", "terms")
+# sha256 of dlib_face_recognition_resnet_model_v1.dat, as its author publishes it
+_DLIB = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
 
 
 def rows(patterns: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -192,16 +194,18 @@ def convert(
         file: the weights.
         kind: whose they are: "caffe" (the SphereFace authors' release), "clcarwin", "dlib" or
             "opensphere".
-        out: the preset's folder.
+        out: the preset's folder, which must be new; its name becomes the preset's.
         network: the network's name in OpenSphere's config.yml, where the weights do not tell.
 
     Returns:
         That folder. What the file holds beside the backbone is left out, and named in the
-        metadata's `converted_from`.
+        metadata's `converted_from`. A preset keeps weights in float16, so its embeddings differ
+        from the original's by some 3e-4 of their length; the converters' own models do not.
 
     Raises:
         DataError: the file is not what `kind` says.
-        PresetError: another kind; or a network's name for one that is not of OpenSphere.
+        PresetError: another kind; a network's name for one that is not of OpenSphere; or `out`
+            is there already.
     """
     from spherekeras import converters
 
@@ -215,10 +219,15 @@ def convert(
         raise PresetError(f"`convert` knows {', '.join(kinds)}. Received: {kind!r}.")
     if network and kind != "opensphere":
         raise PresetError(f"A network is named for opensphere alone. Received: {network!r}.")
+    folder = pathlib.Path(out).resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PresetError(f"{out} is there already and is left as it is. Give `out` a new name.")
+    if not folder.name:
+        raise PresetError(f"The preset takes the name of its folder. Received: out={str(out)!r}.")
     converted = kinds[kind](file)
     metadata = {
         **converted.metadata,
-        "name": pathlib.Path(out).name,
+        "name": folder.name,
         "converted_from": {
             "file": pathlib.Path(file).name,
             "sha256": sha256(file),
@@ -233,15 +242,28 @@ def _converted_dlib(file: str | os.PathLike[str]) -> Any:
     from spherekeras import converters
 
     model = converters.convert_dlib(file)
+    widths = [model.get_layer(f"stage{n}_block1_conv1").filters for n in range(1, 6)]
+    other = {} if widths == [32, 64, 128, 256, 256] else {"widths": widths}
     config = {
         "backbone": "DlibResNet",
-        "arguments": {"embedding_dim": model.output_shape[-1], "input_shape": [150, 150, 3]},
+        "arguments": {
+            "embedding_dim": model.output_shape[-1],
+            "input_shape": [150, 150, 3],
+            **other,
+        },
         "template": "dlib_150x150",
         "height": 150,
         "width": 150,
         "scale": 1 / 128,
         "offset": 127.5,
     }
+    if sha256(file) != _DLIB:
+        metadata = {
+            "description": "A network of the form of dlib's face recognition ResNet, converted.",
+            "weights_licence": "unknown: this is not the file that dlib publishes",
+            "code_licence": "Apache-2.0",
+        }
+        return converters.Converted(model, config, metadata)
     metadata = {
         "description": "dlib's face recognition ResNet, converted; this project did not train it.",
         "weights_licence": "CC0-1.0 (dlib_face_recognition_resnet_model_v1, Davis King)",

@@ -247,9 +247,7 @@ def test_a_headline_that_its_own_figures_do_not_make_is_refused(measured: pathli
     assert better != metadata
     (measured / "metadata.json").write_text(better, encoding="utf-8")
     _sum(measured, "metadata.json")
-    with pytest.raises(
-        PresetError, match="2 97.00 % ± 1.00, but accuracy .* make 77.00 % ± "
-    ):
+    with pytest.raises(PresetError, match="2 97.00 % ± 1.00, but accuracy .* make 77.00 % ± "):
         zoo_pages.write_cards(measured.parent)
 
 

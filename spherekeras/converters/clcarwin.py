@@ -37,8 +37,9 @@ def convert_clcarwin(path: str | os.PathLike[str]) -> Converted:
     """
     arrays, left_out = read_state_dict(path)
     converted = release_network(arrays, "clcarwin's sphere20a", str(path))
+    depth = converted.config["arguments"]["depth"]
     metadata = {
-        "description": "SphereFace-20 of clcarwin's PyTorch port, converted.",
+        "description": f"SphereFace-{depth} in the form of clcarwin's PyTorch port, converted.",
         "weights_licence": _LICENCE,
         "terms": _TERMS,
     }

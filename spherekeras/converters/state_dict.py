@@ -32,8 +32,8 @@ def read_state_dict(
         The arrays by name, in the file's order, and the names of what lay beside a wrapper.
 
     Raises:
-        DataError: PyTorch is missing, no such file, another or a damaged file, or weights that
-            are no floating-point numbers.
+        DataError: PyTorch is missing or before 2.6, no such file, another or a damaged file, or
+            weights that are no floating-point numbers.
 
     Example::
 
@@ -53,9 +53,14 @@ def read_state_dict(
         import torch
     except ImportError:
         raise DataError(
-            f"PyTorch, which reads {path}, is not installed. Run `pip install torch`; the preset "
-            "needs it no more."
+            f"PyTorch, which reads {path}, is not installed. Run `pip install 'torch>=2.6'`; the "
+            "preset needs it no more."
         ) from None
+    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < (2, 6):
+        raise DataError(
+            f"PyTorch {torch.__version__} can be made to execute what a weight file holds "
+            f"(CVE-2025-32434), so {path} is not read. Run `pip install 'torch>=2.6'`."
+        )
     try:
         if zipfile.is_zipfile(path):
             _check_archive(path, size)

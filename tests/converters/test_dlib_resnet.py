@@ -10,10 +10,13 @@ import keras
 import numpy as np
 import pytest
 
+from spherekeras import presets, zoo
 from spherekeras.backbones import DlibResNet
+from spherekeras.cli import main
 from spherekeras.converters.dlib_resnet import convert_dlib, read_dlib
 from spherekeras.data.alignment import TEMPLATES
-from spherekeras.errors import DataError
+from spherekeras.embedder import FaceEmbedder
+from spherekeras.errors import DataError, PresetError
 
 WIDTHS = (2, 3, 4, 5, 5)
 DIM = 6
@@ -223,6 +226,33 @@ def test_model_saves_and_loads_with_stock_keras_alone(
     loaded = keras.models.load_model(tmp_path / "model.keras")
     images = normalised(crops)
     np.testing.assert_array_equal(model.predict_on_batch(images), loaded.predict_on_batch(images))
+
+
+def test_other_weights_become_a_preset_of_unknown_licence(
+    written: Writer,
+    save: Callable[[bytes | bytearray], pathlib.Path],
+    crops: np.ndarray,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, out = save(written.data), tmp_path / "small"
+    command = ["zoo", "convert", str(path), "--from", "dlib", "--out", str(out)]
+    assert main(command) == 0
+    faces = FaceEmbedder.from_preset(out)
+    assert faces.config.arguments["widths"] == list(WIDTHS)
+    assert faces.metadata["weights_licence"].startswith("unknown: this is not the file")
+    assert not faces.metadata.keys() & {"terms", "overlap"}
+    for embedding, crop in zip(faces.embed_crops(crops), crops, strict=True):
+        wanted = forward(written.arrays, crop)
+        wanted /= np.linalg.norm(wanted)
+        assert np.abs(embedding - wanted).max() <= 1e-3  # weights are stored in float16
+    before = (out / presets.SUMS).read_bytes()
+    capsys.readouterr()
+    assert main(command) == 1
+    assert "small is there already and is left as it is" in capsys.readouterr().err
+    assert (out / presets.SUMS).read_bytes() == before
+    with pytest.raises(PresetError, match="data is there already"):
+        zoo.convert(path, "dlib", path.rename(tmp_path / "data"))
 
 
 def test_full_size() -> None:

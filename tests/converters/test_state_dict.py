@@ -7,6 +7,7 @@ import pickle
 import pickletools
 import resource
 import sys
+import types
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -52,6 +53,15 @@ def test_without_pytorch_the_line_that_installs_it(
         read_state_dict(save(b"PK"))
     with pytest.raises(DataError, match="none.pth cannot be read"):
         read_state_dict("none.pth")
+
+
+@pytest.mark.parametrize("version", ["2.5.1+cpu", "1.13.0", "0.4.1.post2"])
+def test_a_pytorch_that_executes_files_is_not_asked(
+    version: str, save: Callable[..., pathlib.Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__=version))
+    with pytest.raises(DataError, match=r"PyTorch .* can be made to execute .*'torch>=2.6'"):
+        read_state_dict(save(b"PK"))
 
 
 @needs_torch
