@@ -19,6 +19,7 @@ import pathlib
 import re
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -31,8 +32,8 @@ _MANIFEST = pathlib.Path(__file__).with_name("manifest.json")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TRIES = 5  # a file
 _PAUSE = 0.5  # seconds before the second try; doubled for each further one
-_TIMEOUT = 30.0  # seconds in which a connection must answer, and bring `_SLOWEST` bytes each
-_SLOWEST = 1024
+_TIMEOUT = 30.0  # seconds in which something must come; `_SLOWEST` bytes once a file has begun
+_SLOWEST = 1 << 17
 _REDIRECTS = 5
 _BLOCK = 1 << 18
 
@@ -240,6 +241,8 @@ def _receive(url: str, path: pathlib.Path, size: int, progress: "_Progress") -> 
             return f"the server answered {response.status}"
         else:
             offset = 0
+        if response.headers.get_content_type() == "text/html":
+            return "a web page (text/html) came in its place"
         if response.length not in (None, size - offset):
             return f"the server has {response.length:,} bytes, the manifest {size - offset:,}"
         if not offset:
@@ -287,13 +290,46 @@ def _open(url: str, headers: dict[str, str]) -> Any:
                 "SPHEREKERAS_MIRROR and where the server redirects to."
             )
         try:
-            return opener.open(request.Request(url, headers=headers), timeout=_TIMEOUT)
+            return _in_time(opener, request.Request(url, headers=headers))
         except urllib.error.HTTPError as error:
             error.close()
             target = error.headers.get("Location")
             if error.code not in (301, 302, 303, 307, 308) or not target or redirects == _REDIRECTS:
                 raise
             url, redirects = urllib.parse.urljoin(url, target), redirects + 1
+
+
+def _in_time(opener: Any, asked: Any) -> Any:
+    """Opens in twice the timeout at most, however slowly status and headers come.
+
+    A socket's own timeout begins anew with every byte. So a thread waits for the answer, and is
+    left behind, to close what may still come, where that takes too long.
+    """
+    lock = threading.Lock()
+    answers: list[Any] = []
+    late: list[bool] = []
+
+    def ask() -> None:
+        answer: Any
+        try:
+            answer = opener.open(asked, timeout=_TIMEOUT)
+        except Exception as error:
+            answer = error
+        with lock:
+            answers.append(answer)
+            if late and not isinstance(answer, Exception):
+                answer.close()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(2 * _TIMEOUT)
+    with lock:
+        late += [] if answers else [True]
+    if late:
+        raise TimeoutError("the answer's headers did not end")
+    if isinstance(answers[0], Exception):
+        raise answers[0]
+    return answers[0]
 
 
 @contextlib.contextmanager
@@ -374,7 +410,7 @@ def _version(*validators: str | None) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(getattr(error, "reason", error), TimeoutError):
-        return f"nothing came for {_TIMEOUT:g} s"
+        return f"nothing useful came for {_TIMEOUT:g} s"
     return f"the connection failed ({getattr(error, 'reason', error) or type(error).__name__})"
 
 

@@ -35,7 +35,7 @@ ROOT = pathlib.Path(hosting.__file__).parent.parent
 FAULTS = (
     "cut", "reset", "corrupt", "stall", "long", "short", "no range", "endless", "404", "500",
     "302", "302 loop", "302 ftp", "changed", "wrong range", "lying range", "416", "garbage",
-    "silent", "other length", "odd etag",
+    "silent", "other length", "odd etag", "drip", "page",
 )  # fmt: skip
 
 
@@ -75,6 +75,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         path = path.removeprefix("/moved")
         if fault == "silent":
             server.stopping.wait(0.5)
+            return
+        if fault == "drip":  # headers without an end, each byte in time
+            with contextlib.suppress(OSError):
+                self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Slow: ")
+                while not server.stopping.wait(0.02):
+                    self.wfile.write(b"a")
+            return
+        if fault == "page":
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(b"<html>Please log in.</html>")
             return
         if fault == "garbage":
             self.wfile.write(b"\x00\x01 no HTTP\r\n\r\n")
@@ -400,11 +412,13 @@ def test_a_server_that_trickles_is_a_stalled_one(
         ("corrupt", "its bytes are not those of the manifest's SHA-256", 5),
         (
             "stall",
-            r"nothing came for 0.1 s\. What has come is kept: `spherekeras zoo fetch big`",
+            r"nothing useful came for 0.1 s\. What has come is kept: `spherekeras zoo fetch big`",
             5,
         ),
         ("garbage", "the connection failed", 5),
-        ("silent", "nothing came for 0.1 s", 5),
+        ("drip", "nothing useful came for 0.1 s", 5),
+        ("page", r"a web page \(text/html\) came in its place", 5),
+        ("silent", "nothing useful came for 0.1 s", 5),
     ],
 )
 def test_a_fault_that_stays_is_named(
