@@ -12,9 +12,11 @@ RECORDS: of `spherekeras pack faces_112x112.zip`; RUNS: a folder for checkpoints
 
 import csv
 import hashlib
+import json
 import pathlib
 import re
 import sys
+import tomllib
 
 from spherekeras import publishing
 from spherekeras.data import detection
@@ -43,17 +45,20 @@ VARIANTS = {
 
 
 def recipe(variant: str) -> str:
-    """A variant's recipe: the base with its depth, its head and the steps of all."""
+    """A variant's recipe: the base with its depth, its head, seed 0 and the steps of all."""
     base, depth, head = VARIANTS[variant]
     text = (RECIPES / f"{base}.toml").read_text(encoding="utf-8")
     text = re.sub(r"\[head\]\n(.+\n)+", f"[head]\n{head}\n", text)
     text = text.replace("depth = 4", f"depth = {depth}")
+    text = re.sub(r"\nseed = \d+\n", "\n", text)
     return re.sub(r"\bsteps = \d+", f"steps = {STEPS}", text)
 
 
 def digest(variant: str) -> str:
-    """What tells a row of today's recipe from an older one's."""
-    return hashlib.sha256(recipe(variant).encode()).hexdigest()[:12]
+    """What tells a row of today's recipe from an older one's: all that decides the weights."""
+    told = ("name", "description", "card")
+    decides = {k: v for k, v in tomllib.loads(recipe(variant)).items() if k not in told}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def line(row: dict[str, str]) -> str:

@@ -92,6 +92,14 @@ def test_a_missing_recipe_is_named(tmp_path: pathlib.Path) -> None:
         load_recipe(tmp_path / "none.toml")
 
 
+def test_every_trained_preset_has_its_recipe_in_the_examples() -> None:
+    trained = [p for p in ROOT.glob("zoo/*/recipe.toml") if p.stat().st_size]
+    assert len(trained) >= 5
+    for path in trained:
+        ours = ROOT / "examples" / "recipes" / f"{path.parent.name}.toml"
+        assert path.read_text(encoding="utf-8") == ours.read_text(encoding="utf-8"), path
+
+
 def test_recipes_know_every_head() -> None:
     from spherekeras import layers
     from spherekeras.recipe import HEADS
