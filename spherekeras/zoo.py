@@ -13,6 +13,7 @@ from spherekeras.files import atomic_path, sha256
 
 _STATED = ("backbone", "parameters", "multiplications", "lfw", "milliseconds")
 _COLUMNS = ("name", *_STATED, "megabytes", "place")
+_NUMBERS = ("lfw_accuracy", "lfw_interval")  # for programs: a share, and its 95 % interval
 _TERMS = ("weights_licence", "terms")
 # sha256 of dlib_face_recognition_resnet_model_v1.dat, as its author publishes it
 _DLIB = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
@@ -75,7 +76,7 @@ def write_manifest(
         presets.check_files(folder)
         row = _sound_row(folder)
         listed[folder.name] = {
-            **{key: row[key] for key in (*_STATED, *_TERMS)},
+            **{key: row[key] for key in (*_STATED, *_NUMBERS, *_TERMS)},
             "files": {
                 name: {
                     "url": f"{url.rstrip('/')}/{folder.name}/{name}",
@@ -286,13 +287,14 @@ def row(folder: pathlib.Path) -> dict[str, Any]:
         return _sound_row(folder)
     except (AttributeError, KeyError, OSError, PresetError, TypeError, ValueError) as error:
         damage = error if isinstance(error, PresetError) else f"{type(error).__name__} {error}"
-        blank = dict.fromkeys((*_COLUMNS, *_TERMS))
+        blank = dict.fromkeys((*_COLUMNS, *_NUMBERS, *_TERMS))
         return {**blank, "name": folder.name, "lfw": f"damaged: {damage}", "place": "damaged"}
 
 
 def _sound_row(folder: pathlib.Path) -> dict[str, Any]:
     metadata, config = presets.read_metadata(folder), presets.read_config(folder)
-    measured = {metric["name"]: metric["value"] for metric in metadata.get("metrics", [])}
+    measured = {metric["name"]: metric for metric in metadata.get("metrics", [])}
+    view_2 = measured.get("LFW view 2", {})
     kind = config.arguments.get("depth") or config.arguments.get("activation")
     return {
         "name": folder.name,
@@ -300,7 +302,9 @@ def _sound_row(folder: pathlib.Path) -> dict[str, Any]:
         "parameters": metadata.get("parameters"),
         "multiplications": metadata.get("multiplications"),
         "megabytes": round((folder / "model.weights.h5").stat().st_size / 1e6, 1),
-        "lfw": measured.get("LFW view 2"),
+        "lfw": view_2.get("value"),
+        "lfw_accuracy": view_2.get("accuracy"),
+        "lfw_interval": view_2.get("intervals", {}).get("accuracy"),
         "milliseconds": metadata["latency"]["milliseconds"] if "latency" in metadata else None,
         "place": "cache" if hosting.is_cached(folder) else "zoo",
         "weights_licence": metadata.get("weights_licence", "not stated"),
@@ -314,5 +318,5 @@ def _hosted_row(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         "name": name,
         "megabytes": round(size / 1e6, 1),
         "place": "to be fetched",
-        **{key: entry.get(key) for key in (*_STATED, *_TERMS)},
+        **{key: entry.get(key) for key in (*_STATED, *_NUMBERS, *_TERMS)},
     }

@@ -289,3 +289,13 @@ def test_a_page_that_is_no_table_is_left_alone(tmp_path: pathlib.Path) -> None:
 
 def test_a_table_without_rows_says_so() -> None:
     assert zoo.text_table([]) == "The zoo is empty."
+
+
+def test_a_row_holds_the_accuracy_as_a_number_too(measured: pathlib.Path) -> None:
+    row = zoo.row(measured)
+    assert row["lfw"] == "77.00 % ± 1.00"
+    assert (row["lfw_accuracy"], row["lfw_interval"]) == (0.77, [0.76, 0.78])
+    (measured / "config.json").write_text("{")
+    damaged = zoo.row(measured)
+    assert (damaged["lfw_accuracy"], damaged["lfw_interval"]) == (None, None)
+    assert damaged["lfw"].startswith("damaged: ")
