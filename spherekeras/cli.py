@@ -47,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+_VARIABLES = """environment variables:
+  SPHEREKERAS_MANIFEST  what can be downloaded: a file of `spherekeras zoo manifest`
+  SPHEREKERAS_MIRROR    base URL in place of scheme and host of the manifest's URLs
+  SPHEREKERAS_CACHE     where presets are kept (default: ~/.cache/spherekeras)
+  SPHEREKERAS_OFFLINE   1: nothing is downloaded"""
+
 _EXTRAS = {
     "absl": "tensorflow",
     "h5py": "tensorflow",
@@ -183,11 +189,16 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("pattern", nargs="*", help="names, such as 'sphere*' (default: all)")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=_zoo_list)
-    fetch = actions.add_parser("fetch", help="download presets into the cache")
-    fetch.add_argument("preset", nargs="+", help="names")
+    fetch = actions.add_parser(
+        "fetch",
+        help="download presets into the cache",
+        epilog=_VARIABLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fetch.add_argument("preset", nargs="+", help="names, such as 'sphere*'")
     fetch.set_defaults(run=_zoo_fetch)
     show = actions.add_parser("show", help="a preset's card")
-    show.add_argument("preset")
+    show.add_argument("preset", help="name or folder, or names, such as 'sphere*'")
     show.set_defaults(run=_zoo_show)
     check = actions.add_parser("check", help="verify files and golden vectors")
     check.add_argument(
@@ -527,8 +538,9 @@ def _zoo_list(options: argparse.Namespace) -> None:
 def _zoo_fetch(options: argparse.Namespace) -> None:
     from spherekeras import zoo
 
-    for name in options.preset:
-        print(zoo.fetch(name), flush=True)
+    for word in options.preset:
+        for name in zoo.spelled(word):
+            print(zoo.fetch(name), flush=True)
 
 
 def _zoo_manifest(options: argparse.Namespace) -> None:
@@ -538,11 +550,12 @@ def _zoo_manifest(options: argparse.Namespace) -> None:
 
 
 def _zoo_show(options: argparse.Namespace) -> None:
-    from spherekeras import presets
+    from spherekeras import presets, zoo
 
-    folder = presets.find_preset(options.preset)
-    presets.check_files(folder)
-    print((folder / "README.md").read_text(encoding="utf-8"))
+    for name in zoo.spelled(options.preset):
+        folder = presets.find_preset(name)
+        presets.check_files(folder)
+        print((folder / "README.md").read_text(encoding="utf-8"))
 
 
 def _zoo_check(options: argparse.Namespace) -> int:

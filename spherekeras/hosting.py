@@ -7,7 +7,7 @@ download goes on, and is renamed into presets/ when every byte is proven.
 - `SPHEREKERAS_MANIFEST`: path of a manifest to use in place of the package's.
 - `SPHEREKERAS_MIRROR`: base URL that takes the place of scheme and host in the manifest's URLs.
 - `SPHEREKERAS_CACHE`: the cache, by default `$XDG_CACHE_HOME/spherekeras` or ~/.cache/spherekeras.
-- `SPHEREKERAS_OFFLINE=1`: nothing is downloaded.
+- `SPHEREKERAS_OFFLINE=1`: nothing is downloaded ("", "0", "false", "no" and "off" allow it).
 """
 
 import contextlib
@@ -35,6 +35,7 @@ _PAUSE = 0.5  # seconds before the second try; doubled for each further one
 _TIMEOUT = 30.0  # seconds in which something must come; `_SLOWEST` bytes once a file has begun
 _SLOWEST = 1 << 17
 _REDIRECTS = 5
+_NO = ("", "0", "false", "no", "off")
 _BLOCK = 1 << 18
 
 
@@ -132,7 +133,7 @@ def fetch(name: str, entry: Mapping[str, Any]) -> pathlib.Path:
     try:
         if _is_whole(folder, sums, files):
             return folder
-        if os.environ.get("SPHEREKERAS_OFFLINE", "0") not in ("", "0"):
+        if os.environ.get("SPHEREKERAS_OFFLINE", "").lower() not in _NO:
             raise PresetError(
                 f"{name} is not whole in the cache, and SPHEREKERAS_OFFLINE forbids to download "
                 f"it. Unset that, or copy the preset's folder to {folder}."

@@ -188,6 +188,18 @@ def known_presets(names: Sequence[str]) -> str:
     )
 
 
+def check_folder(zoo: str | os.PathLike[str]) -> None:
+    """Checks that a zoo is a folder at all.
+
+    Raises:
+        PresetError: it is none.
+    """
+    if not os.path.isdir(zoo):
+        raise PresetError(
+            f"{os.fspath(zoo)} is no folder. Give the one that holds the presets' folders."
+        )
+
+
 def check_files(folder: pathlib.Path, but: str = "") -> None:
     """Checks every file of a preset against `SHA256SUMS`.
 

@@ -30,17 +30,38 @@ def rows(patterns: Sequence[str] = ()) -> list[dict[str, Any]]:
     """
     hosted = hosting.manifest()
     here = presets.list_presets()
-    known = sorted({*here, *hosted})
+    return [
+        row(presets.find_preset(name)) if name in here else _hosted_row(name, hosted[name])
+        for name in names(patterns)
+    ]
+
+
+def names(patterns: Sequence[str] = ()) -> list[str]:
+    """Returns the names of presets, here or in the manifest, that fit patterns.
+
+    Args:
+        patterns: of names, with wildcards; by default all.
+
+    Raises:
+        PresetError: a pattern fits no name.
+    """
+    known = sorted({*presets.list_presets(), *hosting.manifest()})
     wanted: set[str] = set()
     for pattern in patterns or ["*"]:
         fitting = fnmatch.filter(known, pattern)
         if patterns and not fitting:
             raise PresetError(f"No preset's name fits {pattern!r}. {presets.known_presets(known)}")
         wanted.update(fitting)
-    return [
-        row(presets.find_preset(name)) if name in here else _hosted_row(name, hosted[name])
-        for name in sorted(wanted)
-    ]
+    return sorted(wanted)
+
+
+def spelled(name: str) -> list[str]:
+    """Returns the presets that a word of the command line means: a name, a folder, or a pattern.
+
+    Raises:
+        PresetError: a pattern fits no name.
+    """
+    return names([name]) if any(mark in name for mark in "*?[") else [name]
 
 
 def fetch(name: str) -> pathlib.Path:
@@ -69,6 +90,7 @@ def write_manifest(
     Raises:
         PresetError: no preset, a damaged one, or a `url` that is not http(s).
     """
+    presets.check_folder(zoo)
     listed = {}
     for folder in sorted(path for path in pathlib.Path(zoo).iterdir() if path.is_dir()):
         if not (folder / presets.SUMS).is_file():

@@ -40,6 +40,7 @@ def write_cards(
             other weights or to another name; no card is written then.
     """
     root = pathlib.Path(folder)
+    presets.check_folder(root)
     check_table(root)
     known = {path: _measured(path) for path in sorted(root.iterdir()) if _is_preset(path)}
     if not known:

@@ -462,7 +462,7 @@ def test_offline_takes_what_is_cached_and_names_what_is_not(
     with pytest.raises(PresetError, match="big is not whole in the cache, and SPHEREKERAS_OFFLINE"):
         hosting.fetch("big", entry)
     assert not server.requests
-    monkeypatch.setenv("SPHEREKERAS_OFFLINE", "0")
+    monkeypatch.setenv("SPHEREKERAS_OFFLINE", "False")
     folder = hosting.fetch("big", entry)
     monkeypatch.setenv("SPHEREKERAS_OFFLINE", "1")
     assert hosting.fetch("big", entry) == folder
@@ -640,6 +640,8 @@ def test_a_hosted_preset_is_listed_fetched_shown_checked_and_loaded(
         zoo.write_manifest(lab, "example.org/zoo", path)
     with pytest.raises(PresetError, match="holds no preset"):
         zoo.write_manifest(folder, server.url, path)
+    with pytest.raises(PresetError, match="nowhere is no folder. Give the one that holds the pres"):
+        zoo.write_manifest(tmp_path / "nowhere", server.url, path)
     assert not path.exists()
 
     def run(*arguments: str) -> str:
@@ -657,14 +659,16 @@ def test_a_hosted_preset_is_listed_fetched_shown_checked_and_loaded(
     assert cli.main(["zoo", "list", "sphere*"]) == 1
     assert "No preset's name fits 'sphere*'. Known presets: tiny." in capsys.readouterr().err
     cached = tmp_path / "cache" / "presets" / "tiny"
-    assert run("fetch", "tiny") == f"{cached}\n"
+    assert cli.main(["zoo", "fetch", "sphere*"]) == 1
+    assert "No preset's name fits 'sphere*'. Known presets: tiny." in capsys.readouterr().err
+    assert run("fetch", "t*") == f"{cached}\n"
     assert [p.read_bytes() for p in sorted(cached.iterdir())] == [
         p.read_bytes() for p in sorted(folder.iterdir())
     ]
     count = len(server.requests)
     [row] = json.loads(run("list", "--json"))
     assert row["place"] == "cache" and row["weights_licence"] == "CC0-1.0"
-    assert run("show", "tiny") == (folder / "README.md").read_text() + "\n"
+    assert run("show", "t*") == run("show", "tiny") == (folder / "README.md").read_text() + "\n"
     assert run("check").startswith("good  tiny: files intact")
     assert presets.find_preset("tiny") == cached and len(server.requests) == count
     (cached / "README.md").write_text("changed")

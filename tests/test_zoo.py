@@ -262,6 +262,8 @@ def test_a_wrong_checksum_of_a_card_is_mended(measured: pathlib.Path) -> None:
 def test_a_folder_without_presets_is_no_zoo(tmp_path: pathlib.Path) -> None:
     with pytest.raises(PresetError, match="holds no preset. Give the folder that holds their fold"):
         zoo_pages.write_cards(tmp_path)
+    with pytest.raises(PresetError, match="nowhere is no folder. Give the one that holds the pres"):
+        zoo_pages.write_cards(tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())
 
 
