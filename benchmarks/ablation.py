@@ -2,7 +2,8 @@
 
     python benchmarks/ablation.py RECORDS LFW_ZIP YUNET RUNS [VARIANT ...]     # hours; resumes
 
-Each variant is a recipe of `examples/recipes` with another head or depth and 2,000 steps of 128.
+Each variant is a recipe of `examples/recipes` with another head, depth or setting and 2,000 steps
+of 128.
 Measured on people held out from training (all pairs) and on the test pairs of LFW's view 1; view 2
 is not touched. A variant whose recipe is in `ablation.csv` is not run again. Prints each new row as
 a line for `docs/ablation.md`.
@@ -32,24 +33,28 @@ STEPS = 2000
 
 _ASOFTMAX = 'name = "ASoftmax"\nmargin = {}\nannealing = [1000.0, 0.12, 1.0, 5.0]'
 _R = 'name = "SphereFaceR"\nversion = "{}"\nmargin = {}\nscale = 10.0'
-# variant: recipe, depth, head
-VARIANTS = {
-    "softmax": ("sphere4_asoftmax", 4, 'name = "SoftmaxLinear"'),
-    **{f"m={m}": ("sphere4_asoftmax", 4, _ASOFTMAX.format(m)) for m in (1, 2, 3, 4)},
-    "depth 10": ("sphere4_asoftmax", 10, _ASOFTMAX.format(4)),
-    "SFNet, m=4": ("sphere4_r", 4, _ASOFTMAX.format(4)),
-    "R m=1": ("sphere4_r", 4, _R.format("v1", 1.0)),
-    "R v1": ("sphere4_r", 4, _R.format("v1", 1.5)),
-    "R v2": ("sphere4_r", 4, _R.format("v2", 1.2)),
+# variant: recipe, depth, head, and what else it sets, by table
+VARIANTS: dict[str, tuple[str, int, str, dict[str, str]]] = {
+    "softmax": ("sphere4_asoftmax", 4, 'name = "SoftmaxLinear"', {}),
+    **{f"m={m}": ("sphere4_asoftmax", 4, _ASOFTMAX.format(m), {}) for m in (1, 2, 3, 4)},
+    "depth 10": ("sphere4_asoftmax", 10, _ASOFTMAX.format(4), {}),
+    "SFNet, m=4": ("sphere4_r", 4, _ASOFTMAX.format(4), {}),
+    "R m=1": ("sphere4_r", 4, _R.format("v1", 1.0), {}),
+    "R v1": ("sphere4_r", 4, _R.format("v1", 1.5), {}),
+    "R v2": ("sphere4_r", 4, _R.format("v2", 1.2), {}),
+    "R v1, average": ("sphere4_r", 4, _R.format("v1", 1.5), {"optimizer": "average = 0.999"}),
+    "R v1, at most 10": ("sphere4_r", 4, _R.format("v1", 1.5), {"data": "max_images = 10"}),
 }
 
 
 def recipe(variant: str) -> str:
-    """A variant's recipe: the base with its depth, its head, seed 0 and the steps of all."""
-    base, depth, head = VARIANTS[variant]
+    """A variant's recipe: the base with its depth, head and settings, seed 0, the steps of all."""
+    base, depth, head, more = VARIANTS[variant]
     text = (RECIPES / f"{base}.toml").read_text(encoding="utf-8")
     text = re.sub(r"\[head\]\n(.+\n)+", f"[head]\n{head}\n", text)
     text = text.replace("depth = 4", f"depth = {depth}")
+    for name, line in more.items():
+        text = text.replace(f"[{name}]\n", f"[{name}]\n{line}\n")
     text = re.sub(r"\nseed = \d+\n", "\n", text)
     return re.sub(r"\bsteps = \d+", f"steps = {STEPS}", text)
 

@@ -28,6 +28,6 @@ def test_every_row_is_of_the_recipe_of_today(row: dict[str, str], tmp_path: path
     (tmp_path / "variant.toml").write_text(ABLATION["recipe"](row["variant"]))
     plan = load_recipe(tmp_path / "variant.toml")
     check_model(plan)
-    _, depth, head = ABLATION["VARIANTS"][row["variant"]]
+    _, depth, head, _ = ABLATION["VARIANTS"][row["variant"]]
     assert (plan.training.steps, plan.backbone.depth) == (int(row["steps"]), depth)
     assert f'"{plan.head.name}"' in head
