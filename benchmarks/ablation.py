@@ -55,7 +55,7 @@ def recipe(variant: str) -> str:
     text = text.replace("depth = 4", f"depth = {depth}")
     for name, line in more.items():
         text = text.replace(f"[{name}]\n", f"[{name}]\n{line}\n")
-    text = re.sub(r"\nseed = \d+\n", "\n", text)
+    text = re.sub(r"\nseed = \d+\n", "\n", re.sub(r"(?m)^#.*\n", "", text))
     return re.sub(r"\bsteps = \d+", f"steps = {STEPS}", text)
 
 
@@ -69,7 +69,8 @@ def digest(variant: str) -> str:
 def line(row: dict[str, str]) -> str:
     """A row of `ablation.csv` as one of the page's table."""
     view = f"{float(row['lfw_view_1']):.1%} ({float(row['low']):.1%} to {float(row['high']):.1%})"
-    pairs = " | ".join(f"{float(row[f'held_out_{key}']):.3f}" for key in ("auc", "tar_at_1e-2"))
+    found = (row[f"held_out_{key}"] for key in ("auc", "tar_at_1e-2"))
+    pairs = " | ".join("-" if text in ("", "None") else f"{float(text):.3f}" for text in found)
     return f"| {row['variant']} | {pairs} | {view.replace('%', ' %')} |"
 
 
@@ -84,7 +85,7 @@ def main() -> None:
         rows = [row for row in rows if row["variant"] != variant or row["recipe"] == key]
         if any(row["variant"] == variant for row in rows):
             continue
-        folder = pathlib.Path(runs) / re.sub(r"\W+", "_", variant)
+        folder = pathlib.Path(runs) / re.sub(r"\W+", "_", f"{variant} {key}")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "variant.toml").write_text(recipe(variant), encoding="utf-8")
         preset = train(folder / "variant.toml", records, folder / "run")
@@ -111,11 +112,11 @@ def main() -> None:
                 **versions(),
             }
         )
-        print(line({key: str(value) for key, value in rows[-1].items()}), flush=True)
         with atomic_path(table) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
+            writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row))
             writer.writeheader()
             writer.writerows(rows)
+        print(line({key: str(value) for key, value in rows[-1].items()}), flush=True)
 
 
 if __name__ == "__main__":

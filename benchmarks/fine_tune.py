@@ -5,7 +5,8 @@
 The 50 people with most crops among those held out. The example learns every other crop of a
 person; each round puts them in another order, so the halves are others. Before and after are what
 it prints, over all rounds; the gain's 95 % interval is of a bootstrap of the people, each with its
-crops of all rounds.
+crops of all rounds, as if relatives were strangers. The example's settings were chosen on others:
+people of LFW's view 1 and 50 more of those held out.
 
 RECORDS: those that PRESET was trained on.
 """
@@ -22,6 +23,7 @@ import numpy as np
 import spherekeras as sk
 from spherekeras import publishing
 from spherekeras.data import pipeline, records
+from spherekeras.files import atomic_path
 from spherekeras.provenance import processor, versions
 
 EXAMPLE = pathlib.Path(__file__).resolve().parent.parent / "examples" / "fine_tune.py"
@@ -56,7 +58,7 @@ def main() -> None:
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 6
     faces = sk.load_preset(preset)
     who = publishing.held_out_people(faces, source)[2]  # refuses other records than the training's
-    _, held = pipeline.split(source, validation=publishing.validation_share(faces))
+    _, held = pipeline.split(source, validation=publishing.validation_share(faces, source))
     counts = np.bincount(source.labels[held], minlength=len(source.identities))
     chosen = np.argsort(-counts, kind="stable")[:PEOPLE]
     positions = held[np.isin(source.labels[held], chosen)]
@@ -77,7 +79,7 @@ def main() -> None:
     both, low_high = np.concatenate(right), gain(np.concatenate(right), np.concatenate(labels))
     row = {
         "preset": preset,
-        "people": f"{PEOPLE} {who}",
+        "people": f"{len(np.unique(source.labels[positions]))} {who}",
         "crops": len(positions),
         "rounds": rounds,
         "before": f"{both[:, 0].mean():.4f}",
@@ -91,8 +93,8 @@ def main() -> None:
     table = pathlib.Path(__file__).with_suffix(".csv")
     rows = list(csv.DictReader(table.open(newline=""))) if table.is_file() else []
     rows = [old for old in rows if old["preset"] != preset] + [row]
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, row)
+    with atomic_path(table) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row))
         writer.writeheader()
         writer.writerows(rows)
     print({key: row[key] for key in list(row)[:9]})

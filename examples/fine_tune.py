@@ -1,5 +1,4 @@
 """Fine-tune a preset on people of your own with A-Softmax: fine_tune.py [PRESET [PEOPLE]].
-
 PEOPLE holds <person>/<crop>.png as `spherekeras align` writes them; else 50 people are drawn. Half
 of each person's crops train, the others are named before and after."""
 
@@ -16,8 +15,9 @@ from spherekeras.teacher import turned
 faces = sk.load_preset(sys.argv[1] if len(sys.argv) > 1 else "sphere4_asoftmax")
 crops, labels = drawn_faces.drawn_crops(range(50), 8, faces.config.template)
 if len(sys.argv) > 2:
-    people = records.pack(sys.argv[2], f"{tempfile.mkdtemp()}/records")
-    crops, labels = turned(people, np.arange(len(people)), faces.config), people.labels
+    with tempfile.TemporaryDirectory() as scratch:
+        people = records.pack(sys.argv[2], f"{scratch}/records")
+        crops, labels = turned(people, np.arange(len(people)), faces.config), people.labels
 assert min(np.bincount(labels)) > 1, "Every person needs two crops: one to learn, one to name."
 known = (np.arange(len(labels)) - np.searchsorted(labels, labels)) % 2 == 0
 plan = augmentation.Augmentation(mirror=True, shift=4, zoom=0.08, turn=5, contrast=0.3, erase=0.4)

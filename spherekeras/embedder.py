@@ -343,8 +343,8 @@ class FaceEmbedder:
         with tempfile.TemporaryDirectory() as scratch:
             path = pathlib.Path(scratch) / "model.weights.h5"
             presets.write_weights(self.backbone, path)
-            known = self._known(path)
-        return known, presets.stamp(self.folder) if known is self.metadata else {}
+            state = self._since_loaded(path)
+        return self._known(state), presets.stamp(self.folder) if state == "loaded" else {}
 
     def save_preset(
         self,
@@ -380,12 +380,10 @@ class FaceEmbedder:
             presets.write_weights(self.backbone, stored / "model.weights.h5")
             weights = (stored / "model.weights.h5").read_bytes()
             reloaded = FaceEmbedder(presets.read_weights(stored, self.config), self.config)
-            known = self._known(stored / "model.weights.h5") if metadata is None else metadata
-        known = dict(known)
-        if recipe is None and "changed_from" in known:
-            recipe = ""
-        elif recipe is None:
-            loaded = self.folder / "recipe.toml" if self.folder else None
+            state = self._since_loaded(stored / "model.weights.h5")
+        known = dict(self._known(state) if metadata is None else metadata)
+        if recipe is None:
+            loaded = self.folder / "recipe.toml" if self.folder and state != "other" else None
             recipe = loaded.read_text(encoding="utf-8") if loaded and loaded.is_file() else ""
         known["parameters"] = self.backbone.count_params()
         known["multiplications"] = multiplications(self.backbone)
@@ -415,6 +413,8 @@ class FaceEmbedder:
                 "golden.npz": golden,
             },
         )
+        if self.folder and folder.resolve() == self.folder.resolve():
+            self.metadata = known  # the folder's weights are this object's now
         return folder
 
     def check_golden(self) -> float:
@@ -482,21 +482,24 @@ class FaceEmbedder:
         said = {key: model.note.get(key) for key in wanted}
         return model.content if said == json.loads(json.dumps(wanted)) else None
 
-    def _known(self, weights: pathlib.Path) -> dict[str, Any]:
-        """The metadata that holds of `weights`, which are this embedder's."""
-        if self._are_loaded(weights.read_bytes()):
-            return self.metadata
-        if self.folder and presets.same_weights(weights, self.folder / "model.weights.h5"):
-            return presets.unmeasured(self.metadata)
-        return presets.changed(self.metadata)
+    def _since_loaded(self, weights: pathlib.Path) -> str:
+        """What `weights`, this embedder's, are: "loaded" (or made with), the "same" or "other".
 
-    def _are_loaded(self, weights: bytes) -> bool:
-        """Whether weights and config are what this embedder came with (or was made with)."""
+        The "same" weights are laid out otherwise, or stand beside another config.
+        """
         if self.folder is None:
-            return True
+            return "loaded"
         path = self.folder / "model.weights.h5"
-        unchanged = path.is_file() and path.read_bytes() == weights
-        return unchanged and presets.read_config(self.folder) == self.config
+        unchanged = path.is_file() and path.read_bytes() == weights.read_bytes()
+        if unchanged and presets.read_config(self.folder) == self.config:
+            return "loaded"
+        return "same" if presets.same_weights(weights, path) else "other"
+
+    def _known(self, state: str) -> dict[str, Any]:
+        """The metadata that holds of this embedder's weights, see `_since_loaded`."""
+        if state == "loaded":
+            return self.metadata
+        return (presets.unmeasured if state == "same" else presets.changed)(self.metadata)
 
     def _checked(self, crop: np.ndarray) -> np.ndarray:
         images.check_crop(crop, self.config.height, self.config.width)

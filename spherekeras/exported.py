@@ -73,7 +73,7 @@ def measure_files(
     faces.metadata.pop("files", None)
     positions, names, who, how = publishing.held_out_people(faces, people)
     strangers = teacher.turned(people, positions, faces.config)
-    known, _ = pipeline.split(people, validation=publishing.validation_share(faces))
+    known, _ = pipeline.split(people, validation=publishing.validation_share(faces, people))
     spread = np.linspace(0, len(known) - 1, _CALIBRATING).astype(int)
     calibrating = teacher.turned(people, known[spread], faces.config)
     chosen = strangers[np.linspace(0, len(strangers) - 1, _CROPS).astype(int)]

@@ -29,7 +29,7 @@ from spherekeras.files import atomic_path, sha256
 
 SUMS = "SHA256SUMS"
 _MANIFEST = pathlib.Path(__file__).with_name("manifest.json")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TRIES = 5  # a file
 _PAUSE = 0.5  # seconds before the second try; doubled for each further one
 _TIMEOUT = 30.0  # seconds in which something must come; `_SLOWEST` bytes once a file has begun
@@ -88,13 +88,13 @@ def entries(value: Any, path: str | os.PathLike[str]) -> dict[str, dict[str, Any
             raise value
         _require(value["format"] == 1, "`format` is 1, or spherekeras is updated")
         for name, entry in value["presets"].items():
-            _require(_NAME.fullmatch(name), f"{name!r} is a plain name")
+            _require(NAME.fullmatch(name), f"{name!r} is a plain name")
             for key in ("weights_licence", "terms"):
                 _require(isinstance(entry[key], str), f"{name}: `{key}` is text")
             _require("config.json" in entry["files"], f"{name} has a config.json")
             for file, stated in entry["files"].items():
                 place = f"{name}/{file}"
-                _require(_NAME.fullmatch(file) and file != SUMS, f"{place} is a plain name")
+                _require(NAME.fullmatch(file) and file != SUMS, f"{place} is a plain name")
                 _require(re.match(r"https?://[^/]+/", stated["url"]), f"{place}: `url` is http(s)")
                 size, digest = stated["size"], stated["sha256"]
                 _require(type(size) is int and size >= 0, f"{place}: `size` is in bytes")
@@ -242,7 +242,8 @@ def _receive(url: str, path: pathlib.Path, size: int, progress: "_Progress") -> 
             return f"the server answered {response.status}"
         else:
             offset = 0
-        if response.headers.get_content_type() == "text/html":
+        page = response.headers.get_content_type() == "text/html"  # or a file that is called so
+        if page and response.length != size - offset:
             return "a web page (text/html) came in its place"
         if response.length not in (None, size - offset):
             return f"the server has {response.length:,} bytes, the manifest {size - offset:,}"
@@ -327,7 +328,7 @@ def _in_time(opener: Any, asked: Any) -> Any:
     with lock:
         late += [] if answers else [True]
     if late:
-        raise TimeoutError("the answer's headers did not end")
+        raise ConnectionError(f"the answer's headers did not end in {2 * _TIMEOUT:g} s")
     if isinstance(answers[0], Exception):
         raise answers[0]
     return answers[0]

@@ -122,14 +122,19 @@ def list_presets() -> list[str]:
         for zoo in _zoos()
         if zoo.is_dir()
         for folder in zoo.iterdir()
-        if (folder / "config.json").is_file()
+        if is_preset(folder)
     }
     return sorted(found)
 
 
+def is_preset(folder: pathlib.Path) -> bool:
+    """Returns whether a folder is a preset's, be it a damaged one."""
+    return (folder / "config.json").is_file() or (folder / SUMS).is_file()
+
+
 def places(name: str) -> list[pathlib.Path]:
     """Returns every folder that holds a preset of a name; the first is the one that is loaded."""
-    folders = [zoo / name for zoo in _zoos() if (zoo / name / "config.json").is_file()]
+    folders = [zoo / name for zoo in _zoos() if is_preset(zoo / name)]
     return list({folder.resolve(): folder for folder in folders[::-1]}.values())[::-1]
 
 
@@ -145,7 +150,7 @@ def find_preset(name_or_folder: str | os.PathLike[str]) -> pathlib.Path:
     path = pathlib.Path(name_or_folder)
     name = str(name_or_folder)
     for candidate in (path, *(zoo / name for zoo in _zoos())):
-        if (candidate / "config.json").exists() or (candidate / SUMS).exists():
+        if is_preset(candidate):
             return candidate
     hosted = hosting.manifest()
     if name in hosted:
@@ -210,30 +215,42 @@ def check_files(folder: pathlib.Path, but: str = "") -> None:
     Raises:
         PresetError: a file is missing or changed; the sentence names it.
     """
-    cached = hosting.is_cached(folder)
-    again = f"`spherekeras zoo fetch {folder.name}` mends it" if cached else "Fetch it again"
-    mend = f"{again}; nothing was loaded."
+    try:
+        _check_files(folder, but)
+    except PresetError as error:
+        raise PresetError(f"{error} {_again(folder)}; nothing was loaded.") from None
+
+
+def _again(folder: pathlib.Path) -> str:
+    fetch = f"`spherekeras zoo fetch {folder.name}` mends it"
+    if not hosting.is_cached(folder):
+        return "Fetch it again"
+    if folder.name in hosting.manifest():
+        return fetch
+    return f"Set SPHEREKERAS_MANIFEST to the manifest that it came from; then {fetch}"
+
+
+def _check_files(folder: pathlib.Path, but: str) -> None:
     try:
         *lines, end = (folder / SUMS).read_bytes().decode("ascii").split("\n")
     except (OSError, UnicodeDecodeError):
         raise PresetError(
-            f"{folder / SUMS} is missing or cannot be read as a list of checksums. {mend}"
+            f"{folder / SUMS} is missing or cannot be read as a list of checksums."
         ) from None
     sums = {}
     for line in (*lines, *([end] if end else [])):
         match = re.fullmatch(r"([0-9a-f]{64})  ([A-Za-z0-9._-]+)", line)
         if not match:
-            raise PresetError(f"{folder / SUMS} is damaged at the line {line[:90]!r}. {mend}")
+            raise PresetError(f"{folder / SUMS} is damaged at the line {line[:90]!r}.")
         sums[match[2]] = match[1]
     for name in sorted({*files_of(folder), *sums}):
         if name not in sums:
-            raise PresetError(f"{folder / SUMS} has no line for {name}. {mend}")
+            raise PresetError(f"{folder / SUMS} has no line for {name}.")
         if name != but and not (folder / name).is_file():
-            raise PresetError(f"{folder / name}, which {SUMS} names, is missing. {mend}")
+            raise PresetError(f"{folder / name}, which {SUMS} names, is missing.")
         if name != but and sha256(folder / name) != sums[name]:
             raise PresetError(
-                f"{folder / name} does not match its line in {SUMS}: one of the two was changed. "
-                f"{mend}"
+                f"{folder / name} does not match its line in {SUMS}: one of the two was changed."
             )
 
 
@@ -292,10 +309,15 @@ def changed(metadata: dict[str, Any]) -> dict[str, Any]:
     """
     story = ("name", "description", "trained_on", "converted_from", "overlap", "changed_from")
     kept = {key: value for key, value in unmeasured(metadata).items() if key not in story}
-    before = metadata.get("changed_from", {})
-    trained = metadata.get("trained_on", before.get("trained_on"))
+    trained = trained_on(metadata)
     origin = {"name": metadata.get("name", ""), **({"trained_on": trained} if trained else {})}
     return {**kept, "changed_from": origin}
+
+
+def trained_on(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is known of a preset's training, or of that which changed weights began with."""
+    before = metadata.get("changed_from", {})
+    return dict(metadata.get("trained_on") or before.get("trained_on") or {})
 
 
 def same_weights(first: pathlib.Path, second: pathlib.Path) -> bool:

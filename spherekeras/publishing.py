@@ -151,18 +151,19 @@ def held_out_people(faces: FaceEmbedder, people: Records) -> tuple[np.ndarray, l
             f"{people.folder} is not what these weights were trained on, so who was held out is "
             "not known. Give the records of their training."
         )
-    _, positions = pipeline.split(people, validation=validation_share(faces))
+    _, positions = pipeline.split(people, validation=validation_share(faces, people))
     positions = whole_people(people.labels, positions, MOST_CROPS)
     if not len(positions):
         raise DataError(
             f"Of the {len(people.identities)} people of {people.folder} none is held "
             "out. Give crops of more people."
         )
-    who = (
-        "people held out from training"
-        if trained
-        else ("other people, of whom the weights may have seen some")
-    )
+    if trained:
+        who = "people held out from training"
+    elif _seen(faces, people):
+        who = "people held out from the training that these weights began with"
+    else:
+        who = "other people, of whom the weights may have seen some"
     names = [people.identities[label] for label in people.labels[positions]]
     how = f"records {people.checksum[:12]}, crops of {people.height}x{people.width}"
     if faces.config.height > people.height:
@@ -170,9 +171,15 @@ def held_out_people(faces: FaceEmbedder, people: Records) -> tuple[np.ndarray, l
     return positions, names, who, how
 
 
-def validation_share(faces: FaceEmbedder) -> float:
-    """Returns the share of people that a preset's training held out, or would have."""
-    return float(faces.metadata.get("trained_on", {}).get("validation", _HELD_OUT))
+def validation_share(faces: FaceEmbedder, people: Records) -> float:
+    """Returns the share of people of records that a preset's training held out, or would have."""
+    return float(_seen(faces, people).get("validation", _HELD_OUT))
+
+
+def _seen(faces: FaceEmbedder, people: Records) -> dict[str, Any]:
+    """The training on these very records that the weights had, at first or at all."""
+    trained = presets.trained_on(faces.metadata)
+    return trained if trained.get("records") == people.checksum else {}
 
 
 def _held_out(faces: FaceEmbedder, people: Records) -> dict[str, Any]:

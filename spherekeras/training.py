@@ -306,8 +306,7 @@ def check_source(plan: Recipe, preset: str, key: str) -> None:
     Raises:
         RecipeError: it was trained by this project and held out fewer people.
     """
-    metadata = presets.read_metadata(presets.find_preset(preset))
-    trained = metadata.get("trained_on") or metadata.get("changed_from", {}).get("trained_on")
+    trained = presets.trained_on(presets.read_metadata(presets.find_preset(preset)))
     before = (trained or {"validation": 1.0}).get("validation", 0.0)
     if before < plan.data.validation:
         raise RecipeError(
@@ -553,7 +552,7 @@ def preset_config(plan: Recipe) -> PresetConfig:
 def _begun_from(preset: str) -> dict[str, Any]:
     """Returns the name of the preset that a run starts from, and the steps of all runs before."""
     start = presets.read_metadata(presets.find_preset(preset))
-    trained = start.get("trained_on", {})
+    trained = presets.trained_on(start)
     steps = trained.get("steps", 0) + trained.get("steps_before", 0)
     return {"start": start["name"], **({"steps_before": steps} if steps else {})}
 

@@ -3,6 +3,7 @@
 import fnmatch
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -61,17 +62,25 @@ def spelled(name: str) -> list[str]:
     Raises:
         PresetError: a pattern fits no name.
     """
-    return names([name]) if any(mark in name for mark in "*?[") else [name]
+    return names([name]) if _is_pattern(name) else [name]
+
+
+def _is_pattern(word: str) -> bool:
+    return any(mark in word for mark in "*?[") and not os.path.isdir(word)
 
 
 def fetch(name: str) -> pathlib.Path:
     """Returns the folder of a preset; one of the manifest is brought into the cache, or renewed.
 
     Raises:
-        PresetError: unknown, or not to be had.
+        PresetError: unknown, not to be had, or damaged and in no manifest.
     """
     hosted = hosting.manifest()
-    return hosting.fetch(name, hosted[name]) if name in hosted else presets.find_preset(name)
+    if name in hosted:
+        return hosting.fetch(name, hosted[name])
+    folder = presets.find_preset(name)
+    presets.check_files(folder)
+    return folder
 
 
 def write_manifest(
@@ -88,13 +97,24 @@ def write_manifest(
         `out`.
 
     Raises:
-        PresetError: no preset, a damaged one, or a `url` that is not http(s).
+        PresetError: no preset, a damaged one, a name that no URL should have, or a `url` that is
+            not http(s).
     """
     presets.check_folder(zoo)
+    if not re.match(r"https?://[^/\s]+", url):
+        raise PresetError(
+            "`url` is where the server shows the zoo, such as https://example.org/zoo. Received: "
+            f"{url!r}."
+        )
     listed = {}
     for folder in sorted(path for path in pathlib.Path(zoo).iterdir() if path.is_dir()):
         if not (folder / presets.SUMS).is_file():
             continue
+        if not hosting.NAME.fullmatch(folder.name):
+            raise PresetError(
+                f"{folder} cannot be served under this name. Rename it: letters, digits, '.', '_' "
+                "and '-', the first a letter or digit."
+            )
         presets.check_files(folder)
         row = _sound_row(folder)
         listed[folder.name] = {
@@ -181,9 +201,11 @@ def check(patterns: Sequence[str] = ()) -> Iterator[tuple[str, str, bool]]:
     wanted: list[str | pathlib.Path] = []
     for pattern in patterns or ["*"]:
         fitting = fnmatch.filter(known, pattern)
-        if not fitting and any(mark in pattern for mark in "*?["):
-            none = f"No preset's name fits {pattern!r}. " if patterns else ""
-            raise PresetError(f"{none}{presets.known_presets(known)}")
+        if not fitting and _is_pattern(pattern):
+            none = f"No name of a preset that is here fits {pattern!r}. " if patterns else ""
+            hosted = sorted(hosting.manifest())
+            there = f"To be fetched: {', '.join(hosted)} (`spherekeras zoo fetch NAME`)."
+            raise PresetError(none + (there if hosted else presets.known_presets(known)))
         for name in fitting:
             places = presets.places(name)
             wanted += [name] if len(places) == 1 else places

@@ -42,7 +42,7 @@ def write_cards(
     root = pathlib.Path(folder)
     presets.check_folder(root)
     check_table(root)
-    known = {path: _measured(path) for path in sorted(root.iterdir()) if _is_preset(path)}
+    known = {path: _measured(path) for path in sorted(root.iterdir()) if presets.is_preset(path)}
     if not known:
         raise PresetError(f"{root} holds no preset. Give the folder that holds their folders.")
     weights = {path.name: presets.stamp(path)["model.weights.h5"] for path in known}
@@ -80,7 +80,7 @@ def write_table(root: pathlib.Path) -> None:
         PresetError: see `check_table`.
     """
     check_table(root)
-    rows = [zoo.row(path) for path in sorted(root.iterdir()) if _is_preset(path)]
+    rows = [zoo.row(path) for path in sorted(root.iterdir()) if presets.is_preset(path)]
     lines = [
         _HEAD,
         "",
@@ -95,10 +95,6 @@ def write_table(root: pathlib.Path) -> None:
         lines.append(f"| [{row['name']}]({row['name']}/README.md) | {cells} |")
     with atomic_path(root / "README.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _is_preset(path: pathlib.Path) -> bool:
-    return (path / presets.SUMS).is_file() or (path / "config.json").is_file()
 
 
 def _measured(path: pathlib.Path) -> dict[str, Any]:

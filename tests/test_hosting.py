@@ -35,7 +35,7 @@ ROOT = pathlib.Path(hosting.__file__).parent.parent
 FAULTS = (
     "cut", "reset", "corrupt", "stall", "long", "short", "no range", "endless", "404", "500",
     "302", "302 loop", "302 ftp", "changed", "wrong range", "lying range", "416", "garbage",
-    "silent", "other length", "odd etag", "drip", "page",
+    "silent", "other length", "odd etag", "drip", "page", "called a page",
 )  # fmt: skip
 
 
@@ -124,6 +124,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         stated = {"long": len(body) + 9, "short": len(body) - 1, "other length": 7}.get(fault)
         if fault != "endless":
             self.send_header("Content-Length", str(stated if stated is not None else len(body)))
+        if fault == "called a page":
+            self.send_header("Content-Type", "text/html")
         if server.etags:
             self.send_header("ETag", "\x01\n \xff" if fault == "odd etag" else etag)
         self.end_headers()
@@ -416,7 +418,7 @@ def test_a_server_that_trickles_is_a_stalled_one(
             5,
         ),
         ("garbage", "the connection failed", 5),
-        ("drip", "nothing useful came for 0.1 s", 5),
+        ("drip", r"the connection failed \(the answer's headers did not end in 0.2 s\)", 5),
         ("page", r"a web page \(text/html\) came in its place", 5),
         ("silent", "nothing useful came for 0.1 s", 5),
     ],
@@ -429,12 +431,17 @@ def test_a_fault_that_stays_is_named(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: pathlib.Path,
 ) -> None:
-    monkeypatch.setattr(hosting, "_TIMEOUT", 0.1 if "0.1 s" in message else 5.0)
+    monkeypatch.setattr(hosting, "_TIMEOUT", 0.1 if re.search("0.[12] s", message) else 5.0)
     server.fault = faults(*[fault] * 9)
     with pytest.raises(PresetError, match=message):
         hosting.fetch("big", big(server))
     assert sum(path.endswith("h5") for path, _, _ in server.requests) == requests
     assert not (tmp_path / "cache" / "presets").exists()
+
+
+def test_a_file_that_the_server_calls_a_page_is_taken(server: Server) -> None:
+    server.fault = lambda path: "called a page"
+    assert_whole(server, hosting.fetch("big", big(server)), big(server))
 
 
 def test_tries_wait_longer_and_longer(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -636,8 +643,14 @@ def test_a_hosted_preset_is_listed_fetched_shown_checked_and_loaded(
     folder = faces.save_preset(lab / "tiny")
     server.files = {f"/zoo/tiny/{p.name}": p.read_bytes() for p in folder.iterdir()}
     path = tmp_path / "manifest.json"
-    with pytest.raises(PresetError, match=r"`url` is http\(s\)"):
+    with pytest.raises(
+        PresetError, match="`url` is where the.* Received: 'example.org/zoo'"
+    ):
         zoo.write_manifest(lab, "example.org/zoo", path)
+    shutil.copytree(folder, lab / "tiny 2")
+    with pytest.raises(PresetError, match=r"tiny 2 cannot be served under this name\. Rename it"):
+        zoo.write_manifest(lab, server.url, path)
+    shutil.rmtree(lab / "tiny 2")
     with pytest.raises(PresetError, match="holds no preset"):
         zoo.write_manifest(folder, server.url, path)
     with pytest.raises(PresetError, match="nowhere is no folder. Give the one that holds the pres"):
@@ -658,6 +671,10 @@ def test_a_hosted_preset_is_listed_fetched_shown_checked_and_loaded(
     assert "to be fetched" in run("list") and not server.requests
     assert cli.main(["zoo", "list", "sphere*"]) == 1
     assert "No preset's name fits 'sphere*'. Known presets: tiny." in capsys.readouterr().err
+    assert cli.main(["zoo", "check"]) == cli.main(["zoo", "check", "t*"]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "spherekeras zoo: To be fetched: tiny (`spherekeras zoo fetch NAME`)."
+    assert "No name of a preset that is here fits 't*'. To be fetched: tiny" in told[1]
     cached = tmp_path / "cache" / "presets" / "tiny"
     assert cli.main(["zoo", "fetch", "sphere*"]) == 1
     assert "No preset's name fits 'sphere*'. Known presets: tiny." in capsys.readouterr().err
@@ -674,6 +691,10 @@ def test_a_hosted_preset_is_listed_fetched_shown_checked_and_loaded(
     (cached / "README.md").write_text("changed")
     with pytest.raises(PresetError, match="`spherekeras zoo fetch tiny` mends it"):
         presets.check_files(presets.find_preset("tiny"))
+    monkeypatch.delenv("SPHEREKERAS_MANIFEST")
+    assert cli.main(["zoo", "fetch", "tiny"]) == 1
+    assert "Set SPHEREKERAS_MANIFEST to the manifest that it came" in capsys.readouterr().err
+    monkeypatch.setenv("SPHEREKERAS_MANIFEST", str(path))
     run("fetch", "tiny")
     shutil.rmtree(cached)
     assert FaceEmbedder.from_preset("tiny").folder == cached  # downloaded by its name alone

@@ -107,8 +107,27 @@ def test_changed_weights_do_not_pass_for_the_trained_ones(
             in page
         )
         assert "recipe.toml" not in page and page.startswith(f"# {name}\n")
+        copy = FaceEmbedder.from_preset(folder).save_preset(tmp_path / "copy")
+        assert (copy / presets.SUMS).read_bytes() == (folder / presets.SUMS).read_bytes()
         mine = FaceEmbedder.from_preset(folder)
         mine.backbone.weights[0].assign(1.5 * mine.backbone.weights[0])
+
+
+def test_changed_weights_saved_in_place_stay_changed(
+    faces: FaceEmbedder, tmp_path: pathlib.Path
+) -> None:
+    known = {"name": "famous", "overlap": "none with LFW", "thresholds": THRESHOLDS}
+    folder = faces.save_preset(tmp_path / "famous", metadata=known, recipe="[data]\n")
+    mine = FaceEmbedder.from_preset(folder)
+    mine.backbone.weights[0].assign(1.5 * mine.backbone.weights[0])
+    mine.save_preset(folder)
+    sums = (folder / presets.SUMS).read_bytes()
+    told, stamp = mine.stated()
+    assert not told.keys() & {"overlap", "thresholds"} and stamp == presets.stamp(folder)
+    mine.save_preset(folder)
+    assert (folder / presets.SUMS).read_bytes() == sums
+    mine.backbone.weights[0].assign(1.5 * mine.backbone.weights[0])
+    assert "overlap" not in mine.stated()[0] and mine.stated()[1] == {}
 
 
 @pytest.mark.parametrize("name", [*presets.FILES, presets.SUMS])

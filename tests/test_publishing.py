@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from spherekeras import exported, presets, publishing, zoo_pages
+from spherekeras.data import pipeline
 from spherekeras.data.detection import Face
 from spherekeras.data.drawn_faces import draw_face, drawn_crops, write_drawn_crops
 from spherekeras.data.records import Records, pack
@@ -289,3 +290,37 @@ def test_a_large_preset_carries_no_file(
     exported.measure_files(folder, lfw, people, Middle())
     assert not (folder / presets.TFLITE).exists()
     presets.check_files(folder)
+
+
+@pytest.mark.parametrize(
+    ("story", "records", "share", "who"),
+    [
+        ("trained_on", "these", 0.5, "people held out from training"),
+        ("trained_on", "others", None, "is not what these weights were trained on"),
+        (
+            "changed_from",
+            "these",
+            0.5,
+            "people held out from the training that these weights began with",
+        ),
+        ("changed_from", "others", 0.05, "other people, of whom the weights may have seen some"),
+        ("none", "", 0.05, "other people, of whom the weights may have seen some"),
+    ],
+)
+def test_held_out_people_follow_from_what_the_weights_have_seen(
+    story: str, records: str, share: float | None, who: str, tmp_path: pathlib.Path
+) -> None:
+    people = drawn_people(tmp_path)
+    trained = {"records": people.checksum if records == "these" else records, "validation": 0.5}
+    known = {"trained_on": {"trained_on": trained}, "none": {}}.get(
+        story, {"changed_from": {"name": "other", "trained_on": trained}}
+    )
+    faces = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG, known)
+    if share is None:
+        with pytest.raises(DataError, match=who):
+            publishing.held_out_people(faces, people)
+        return
+    positions, names, told, _ = publishing.held_out_people(faces, people)
+    _, held = pipeline.split(people, validation=share)
+    assert told == who and publishing.validation_share(faces, people) == share
+    assert len(positions) == len(names) == len(held) > 0

@@ -203,11 +203,18 @@ def test_check_tells_of_every_copy_and_goes_on(
     assert (other[0], other[2]) == ("other", True)
     assert list(zoo.check(["o*"])) == [other]
     with pytest.raises(
-        PresetError, match=r"No preset's name fits 'x\*'. Known presets: mine, other"
+        PresetError, match=r"No name of a preset .* fits 'x\*'. Known presets: mine, other"
     ):
         list(zoo.check(["x*"]))
     [unknown] = zoo.check(["mime"])
     assert not unknown[2] and "Did you mean 'mine'?" in unknown[1]
+    (cache / "presets" / "mine" / "config.json").unlink()
+    (measured.parent / "other" / "config.json").unlink()
+    assert [good for _, _, good in zoo.check()] == [True, False, False]
+    assert [row["place"] for row in zoo.rows()] == ["zoo", "damaged"]
+    odd = pathlib.Path(shutil.copytree(measured, tmp_path / "runs [2]" / "mine"))
+    assert zoo.spelled(str(odd)) == [str(odd)]
+    assert [good for _, _, good in zoo.check([str(odd)])] == [True]
     monkeypatch.setattr(presets, "_zoos", lambda: [tmp_path / "nowhere"])
     with pytest.raises(PresetError, match="No presets are here"):
         list(zoo.check())
