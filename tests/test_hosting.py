@@ -643,9 +643,7 @@ def test_a_hosted_preset_is_listed_fetched_shown_checked_and_loaded(
     folder = faces.save_preset(lab / "tiny")
     server.files = {f"/zoo/tiny/{p.name}": p.read_bytes() for p in folder.iterdir()}
     path = tmp_path / "manifest.json"
-    with pytest.raises(
-        PresetError, match="`url` is where the.* Received: 'example.org/zoo'"
-    ):
+    with pytest.raises(PresetError, match="`url` is where the.* Received: 'example.org/zoo'"):
         zoo.write_manifest(lab, "example.org/zoo", path)
     shutil.copytree(folder, lab / "tiny 2")
     with pytest.raises(PresetError, match=r"tiny 2 cannot be served under this name\. Rename it"):
