@@ -7,12 +7,13 @@ import os
 import pathlib
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from spherekeras import card, presets
+from spherekeras import card, hosting, presets
 from spherekeras.complexity import multiplications
 from spherekeras.data import alignment, detection, images
 from spherekeras.errors import ImageError, NoFaceError, PresetError
@@ -367,7 +368,8 @@ class FaceEmbedder:
                 none where the weights have changed since.
 
         Raises:
-            PresetError: a weight that is not finite or does not fit float16; or no Keras model.
+            PresetError: a weight that is not finite or does not fit float16; no Keras model; or
+                the folder of a downloaded preset, in the cache.
         """
         if isinstance(self.backbone, LiteRTModel):
             raise PresetError(
@@ -375,6 +377,11 @@ class FaceEmbedder:
                 "runtime='keras'."
             )
         folder = pathlib.Path(folder)
+        if hosting.is_cached(folder):
+            raise PresetError(
+                f"{folder} is the place of a downloaded preset: the next `spherekeras zoo fetch` "
+                "would put the original there again. Give another folder."
+            )
         with tempfile.TemporaryDirectory() as scratch:
             stored = pathlib.Path(scratch)
             presets.write_weights(self.backbone, stored / "model.weights.h5")
@@ -431,9 +438,10 @@ class FaceEmbedder:
         try:
             with np.load(self.folder / "golden.npz", allow_pickle=False) as golden:
                 crops, theirs = golden["crops"], golden["embeddings"]
-        except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile):
-            crops = theirs = np.zeros(0)
-        if not len(crops) or crops.shape[:1] != theirs.shape[:1]:
+            sound = crops.ndim == 4 and theirs.dtype.kind == "f" and 0 < len(crops) == len(theirs)
+        except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
+            sound = False
+        if not sound:
             raise PresetError(
                 f"{self.folder / 'golden.npz'} does not hold crops and an embedding of each. Fetch "
                 "the preset again, or save it anew with `save_preset`."

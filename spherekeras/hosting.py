@@ -18,6 +18,7 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -52,7 +53,7 @@ def cache() -> pathlib.Path:
 
 def is_cached(folder: pathlib.Path) -> bool:
     """Returns whether this is the place of a downloaded preset."""
-    return folder.parent == cache() / "presets"
+    return folder.parent.resolve() == (cache() / "presets").resolve()
 
 
 def manifest() -> dict[str, dict[str, Any]]:
@@ -216,7 +217,7 @@ def _receive(url: str, path: pathlib.Path, size: int, progress: "_Progress") -> 
         if validator:
             headers["If-Range"] = validator
     try:
-        response = _open(url, headers)
+        response, sockets = _open(url, headers)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # the server's file ends before ours
             _forget(path, progress)
@@ -250,8 +251,9 @@ def _receive(url: str, path: pathlib.Path, size: int, progress: "_Progress") -> 
         if not offset:
             _forget(path, progress)
             known.write_text(version)
-        with path.open("ab") as file:
+        with path.open("ab") as file, contextlib.ExitStack() as guard:
             since, then = time.monotonic(), offset
+            guard.enter_context(_ended_after(2 * _TIMEOUT, sockets))
             while offset < size:  # what a server sends beyond the stated size is not read
                 try:
                     block = response.read1(min(_BLOCK, size - offset))
@@ -266,24 +268,30 @@ def _receive(url: str, path: pathlib.Path, size: int, progress: "_Progress") -> 
                     if offset - then < _SLOWEST:
                         return f"only {offset - then:,} bytes came in {_TIMEOUT:g} s"
                     since, then = time.monotonic(), offset
+                    guard.close()
+                    guard.enter_context(_ended_after(2 * _TIMEOUT, sockets))
     return ""
 
 
-def _open(url: str, headers: dict[str, str]) -> Any:
-    """Opens an http(s) URL and follows redirects, to http(s) alone."""
+def _open(url: str, headers: dict[str, str]) -> tuple[Any, list[socket.socket]]:
+    """Opens an http(s) URL and follows redirects, to http(s) alone.
+
+    Returns:
+        The answer, and the sockets that its connections took.
+    """
     import urllib.error
     import urllib.parse
     import urllib.request as request
 
+    sockets: list[socket.socket] = []
     opener = request.OpenerDirector()
     for handler in (
-        request.ProxyHandler,
-        request.HTTPHandler,
-        request.HTTPSHandler,
-        request.HTTPErrorProcessor,
-        request.HTTPDefaultErrorHandler,
+        request.ProxyHandler(),
+        *_handlers(sockets),
+        request.HTTPErrorProcessor(),
+        request.HTTPDefaultErrorHandler(),
     ):
-        opener.add_handler(handler())
+        opener.add_handler(handler)
     redirects = 0
     while True:
         if not url.lower().startswith(("http://", "https://")):
@@ -292,7 +300,7 @@ def _open(url: str, headers: dict[str, str]) -> Any:
                 "SPHEREKERAS_MIRROR and where the server redirects to."
             )
         try:
-            return _in_time(opener, request.Request(url, headers=headers))
+            return _in_time(opener, request.Request(url, headers=headers), sockets), sockets
         except urllib.error.HTTPError as error:
             error.close()
             target = error.headers.get("Location")
@@ -301,11 +309,37 @@ def _open(url: str, headers: dict[str, str]) -> Any:
             url, redirects = urllib.parse.urljoin(url, target), redirects + 1
 
 
-def _in_time(opener: Any, asked: Any) -> Any:
+def _handlers(sockets: list[socket.socket]) -> tuple[Any, Any]:
+    """urllib's handlers of http and https, whose connections put their sockets into a list."""
+    import http.client
+    import urllib.request as request
+
+    class Plain(http.client.HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            sockets.append(self.sock)
+
+    class Secure(http.client.HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            sockets.append(self.sock)
+
+    class PlainHandler(request.HTTPHandler):
+        def http_open(self, asked: Any) -> Any:
+            return self.do_open(Plain, asked)
+
+    class SecureHandler(request.HTTPSHandler):
+        def https_open(self, asked: Any) -> Any:
+            return self.do_open(Secure, asked)
+
+    return PlainHandler(), SecureHandler()
+
+
+def _in_time(opener: Any, asked: Any, sockets: list[socket.socket]) -> Any:
     """Opens in twice the timeout at most, however slowly status and headers come.
 
-    A socket's own timeout begins anew with every byte. So a thread waits for the answer, and is
-    left behind, to close what may still come, where that takes too long.
+    A socket's own timeout begins anew with every byte. So a thread waits for the answer, and where
+    that takes too long is left behind, to close what may still come; its connection is ended.
     """
     lock = threading.Lock()
     answers: list[Any] = []
@@ -328,10 +362,29 @@ def _in_time(opener: Any, asked: Any) -> Any:
     with lock:
         late += [] if answers else [True]
     if late:
+        _end(sockets)
         raise ConnectionError(f"the answer's headers did not end in {2 * _TIMEOUT:g} s")
     if isinstance(answers[0], Exception):
         raise answers[0]
     return answers[0]
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float, sockets: list[socket.socket]) -> Iterator[None]:
+    """Ends connections on which one read, of a chunk's size say, takes longer than this."""
+    timer = threading.Timer(seconds, _end, (sockets,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end(sockets: list[socket.socket]) -> None:
+    for each in sockets:
+        with contextlib.suppress(OSError):  # it has ended
+            each.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
@@ -411,9 +464,11 @@ def _version(*validators: str | None) -> str:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(getattr(error, "reason", error), TimeoutError):
+    cause = getattr(error, "reason", error)
+    if isinstance(cause, TimeoutError):
         return f"nothing useful came for {_TIMEOUT:g} s"
-    return f"the connection failed ({getattr(error, 'reason', error) or type(error).__name__})"
+    # A server chooses what stands in here: nothing of it may steer a terminal.
+    return f"the connection failed ({ascii(str(cause) or type(error).__name__)[1:-1][:120]})"
 
 
 def _require(holds: object, rule: str) -> None:

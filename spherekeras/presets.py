@@ -48,6 +48,7 @@ MEASURED = (
 )
 _TOLD = (  # of the metadata, in an exported file
     "name",
+    "changed_from",
     "description",
     "weights_licence",
     "terms",
@@ -224,9 +225,10 @@ def check_files(folder: pathlib.Path, but: str = "") -> None:
 def _again(folder: pathlib.Path) -> str:
     fetch = f"`spherekeras zoo fetch {folder.name}` mends it"
     if not hosting.is_cached(folder):
-        return "Fetch it again"
-    if folder.name in hosting.manifest():
-        return fetch
+        return "Bring it again from where it came"
+    with contextlib.suppress(PresetError):  # a bad manifest is not what is told of here
+        if folder.name in hosting.manifest():
+            return fetch
     return f"Set SPHEREKERAS_MANIFEST to the manifest that it came from; then {fetch}"
 
 
@@ -245,7 +247,8 @@ def _check_files(folder: pathlib.Path, but: str) -> None:
         sums[match[2]] = match[1]
     for name in sorted({*files_of(folder), *sums}):
         if name not in sums:
-            raise PresetError(f"{folder / SUMS} has no line for {name}.")
+            stray = " Delete that file." if name == TFLITE else ""
+            raise PresetError(f"{folder / SUMS} has no line for {name}.{stray}")
         if name != but and not (folder / name).is_file():
             raise PresetError(f"{folder / name}, which {SUMS} names, is missing.")
         if name != but and sha256(folder / name) != sums[name]:
@@ -425,6 +428,8 @@ def write_weights(backbone: Any, path: pathlib.Path) -> None:
         with h5py.File(full) as source, h5py.File(path, "w", track_order=False) as target:
 
             def copy(name: str, item: Any) -> None:
+                if name.split("/")[0] == "optimizer":  # of a backbone that was compiled
+                    return
                 if isinstance(item, h5py.Dataset):
                     value = item[()]
                     if item.dtype == np.float32:

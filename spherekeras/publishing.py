@@ -158,7 +158,9 @@ def held_out_people(faces: FaceEmbedder, people: Records) -> tuple[np.ndarray, l
             f"Of the {len(people.identities)} people of {people.folder} none is held "
             "out. Give crops of more people."
         )
-    if trained:
+    if trained.get("start_changed"):
+        who = "people held out from training, of whom what it began with may have seen some"
+    elif trained:
         who = "people held out from training"
     elif _seen(faces, people):
         who = "people held out from the training that these weights began with"

@@ -59,6 +59,8 @@ class Backbone:
         start: a preset (name or folder) whose weights are taken over layer by layer where name
             and shapes agree: the same network to be refined, or a shallower SphereFaceNet to
             grow from, whose added residual units begin close to the identity.
+        common: length of a constant component that the embeddings of the preset get after
+            training, over their mean length: see `spherekeras.common_part.keep_length`.
         arguments: further ones of that function, such as `{ batch_norm = true }` of SFNet.
     """
 
@@ -68,6 +70,7 @@ class Backbone:
     height: int = 112
     width: int = 96
     start: str = ""
+    common: float = 0.0
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -194,6 +197,7 @@ class Recipe:
             "data.max_images": (0, 10**9),
             "data.validation": (0, 0.9),
             "backbone.embedding_dim": (1, 65536),
+            "backbone.common": (0, 10),
             "teacher.common": (0, 1),
             "optimizer.learning_rate": (1e-12, 1e12),
             "optimizer.momentum": (0, 0.999999),

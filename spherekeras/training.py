@@ -19,6 +19,7 @@ from absl import logging
 
 from spherekeras import backbones, distribution, evaluation, layers, presets, sharding
 from spherekeras.checkpoints import Checkpoints
+from spherekeras.common_part import keep_length, start_around, start_centred
 from spherekeras.compiling import averaged, compile_model
 from spherekeras.data import pipeline
 from spherekeras.data.records import Records, fingerprint, open_records, pack
@@ -166,7 +167,9 @@ def _run(
     if plan.backbone.start and not done and a_column_a_class:
         if first:
             predictor.set_weights(model.layers[1].get_weights())
+            start_centred(faces, _some_crops(plan, records, train_positions))
             imprint(head, faces, records, train_positions)
+        _take_from_first(strategy, model.layers[1], predictor)
         kernel = keras.ops.convert_to_numpy(head.kernel)
         head.kernel.assign(distribution.from_first(strategy, kernel))
     validation = _Validation(records, validation_positions[: None if first else 0], faces)
@@ -184,12 +187,9 @@ def _run(
             if plan.backbone.start and plan.teacher.common and not done:
                 if first:
                     predictor.set_weights(model.layers[1].get_weights())
-                    some = np.linspace(0, len(train_positions) - 1, _SOME).astype(int)
-                    size = (plan.backbone.height, plan.backbone.width)
-                    seen = pipeline.centre(records.crops(train_positions[some]), size)
-                    start_around(faces, seen, targets[some])
-                found = [distribution.from_first(strategy, w) for w in predictor.get_weights()]
-                model.layers[1].set_weights(found)
+                    around = targets[_some(train_positions)]
+                    start_around(faces, _some_crops(plan, records, train_positions), around)
+                _take_from_first(strategy, model.layers[1], predictor)
             if plan.teacher.varied:
                 sees = onlooker(teacher, records, mean, out / "teacher")
         batches = pipeline.Batches(
@@ -337,6 +337,22 @@ def start_from(backbone: keras.Model, preset: str) -> None:
     logging.info("%d layers start from %s", taken, preset)
 
 
+def _some(positions: np.ndarray) -> np.ndarray:
+    """Which of the positions tell what all crops have in common."""
+    return np.linspace(0, len(positions) - 1, _SOME).astype(int)
+
+
+def _some_crops(plan: Recipe, records: Records, positions: np.ndarray) -> np.ndarray:
+    size = (plan.backbone.height, plan.backbone.width)
+    return pipeline.centre(records.crops(positions[_some(positions)]), size)
+
+
+def _take_from_first(strategy: Any, trained: keras.Model, predictor: keras.Model) -> None:
+    """Gives the trained network, on every worker, the weights of the first one's predictor."""
+    found = [distribution.from_first(strategy, weight) for weight in predictor.get_weights()]
+    trained.set_weights(found)
+
+
 def imprint(
     head: layers.MarginHead, faces: FaceEmbedder, records: Records, positions: np.ndarray
 ) -> None:
@@ -362,29 +378,6 @@ def imprint(
         np.add.at(means.T, labels[part], faces.embed_crops(crops))
     lengths = np.linalg.norm(keras.ops.convert_to_numpy(head.kernel), axis=0)
     head.kernel.assign(means * (lengths / np.maximum(np.linalg.norm(means, axis=0), 1e-12)))
-
-
-def start_around(faces: FaceEmbedder, crops: np.ndarray, targets: np.ndarray) -> None:
-    """Moves the last bias of a network so that its outputs lie around the mean of its targets.
-
-    A network that starts from a preset has learned how faces differ; were it left to find what
-    the targets have in common besides, the error of that would undo it.
-
-    Args:
-        faces: with the network; one without a last bias (or a last batch norm) stays as it is.
-        crops: some, of its size.
-        targets: what it is to give for them, of unit length.
-    """
-    last = next(layer for layer in reversed(faces.backbone.layers) if layer.weights)
-    bias = getattr(last, "beta", None)
-    bias = getattr(last, "bias", None) if bias is None else bias
-    if bias is None or bias.shape != targets.shape[1:]:
-        return
-    given = faces.embed_crops(crops, normalize=False)
-    here, there = given.mean(axis=0), targets.mean(axis=0)
-    scale = np.linalg.norm(given - here, axis=1).mean()
-    scale /= max(np.linalg.norm(targets - there, axis=1).mean(), 1e-12)
-    bias.assign_add(scale * there - here)
 
 
 def check_model(recipe: Recipe) -> None:
@@ -554,7 +547,10 @@ def _begun_from(preset: str) -> dict[str, Any]:
     start = presets.read_metadata(presets.find_preset(preset))
     trained = presets.trained_on(start)
     steps = trained.get("steps", 0) + trained.get("steps_before", 0)
-    return {"start": start["name"], **({"steps_before": steps} if steps else {})}
+    told: dict[str, Any] = {"start": start["name"]}
+    if "changed_from" in start or trained.get("start_changed"):
+        told["start_changed"] = "by what and on whose pictures is not recorded"
+    return {**told, **({"steps_before": steps} if steps else {})}
 
 
 def _publish(
@@ -571,6 +567,8 @@ def _publish(
     with averaged(model):
         backbone.set_weights(model.layers[1].get_weights())
     faces = FaceEmbedder(backbone, preset_config(plan))
+    if plan.backbone.common:
+        keep_length(faces, _some_crops(plan, records, train_positions), plan.backbone.common)
     metadata: dict[str, Any] = {
         "name": plan.name,
         "description": plan.description,

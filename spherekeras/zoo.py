@@ -32,7 +32,7 @@ def rows(patterns: Sequence[str] = ()) -> list[dict[str, Any]]:
     hosted = hosting.manifest()
     here = presets.list_presets()
     return [
-        row(presets.find_preset(name)) if name in here else _hosted_row(name, hosted[name])
+        row(presets.places(name)[0]) if name in here else _hosted_row(name, hosted[name])
         for name in names(patterns)
     ]
 
@@ -101,14 +101,14 @@ def write_manifest(
             not http(s).
     """
     presets.check_folder(zoo)
-    if not re.match(r"https?://[^/\s]+", url):
+    if not re.fullmatch(r"https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?", url):
         raise PresetError(
-            "`url` is where the server shows the zoo, such as https://example.org/zoo. Received: "
-            f"{url!r}."
+            "`url` is where the server shows the zoo, such as https://example.org/zoo, without "
+            f"query or fragment, other signs written as %20. Received: {url!r}."
         )
     listed = {}
     for folder in sorted(path for path in pathlib.Path(zoo).iterdir() if path.is_dir()):
-        if not (folder / presets.SUMS).is_file():
+        if not presets.is_preset(folder):
             continue
         if not hosting.NAME.fullmatch(folder.name):
             raise PresetError(
@@ -198,7 +198,7 @@ def check(patterns: Sequence[str] = ()) -> Iterator[tuple[str, str, bool]]:
         PresetError: there is none to check, or a pattern fits no name.
     """
     known = presets.list_presets()
-    wanted: list[str | pathlib.Path] = []
+    wanted: dict[str | pathlib.Path, str] = {}  # by what is loaded, what it is called
     for pattern in patterns or ["*"]:
         fitting = fnmatch.filter(known, pattern)
         if not fitting and _is_pattern(pattern):
@@ -208,13 +208,13 @@ def check(patterns: Sequence[str] = ()) -> Iterator[tuple[str, str, bool]]:
             raise PresetError(none + (there if hosted else presets.known_presets(known)))
         for name in fitting:
             places = presets.places(name)
-            wanted += [name] if len(places) == 1 else places
-        wanted += [] if fitting else [pattern]
-    for preset in dict.fromkeys(wanted):
+            wanted |= {folder: name if len(places) == 1 else str(folder) for folder in places}
+        wanted |= {} if fitting else {pattern: pattern}
+    for preset, name in wanted.items():
         try:
-            yield str(preset), _checked(preset), True
+            yield name, _checked(preset), True
         except SphereKerasError as error:
-            yield str(preset), str(error), False
+            yield name, str(error), False
 
 
 def _checked(preset: str | pathlib.Path) -> str:

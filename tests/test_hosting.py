@@ -36,6 +36,7 @@ FAULTS = (
     "cut", "reset", "corrupt", "stall", "long", "short", "no range", "endless", "404", "500",
     "302", "302 loop", "302 ftp", "changed", "wrong range", "lying range", "416", "garbage",
     "silent", "other length", "odd etag", "drip", "page", "called a page",
+    "chunk drip", "trailers", "continue", "escapes",
 )  # fmt: skip
 
 
@@ -53,6 +54,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.requests: list[tuple[str, str, str]] = []  # path, Range, fault
         self.sent: collections.Counter[str] = collections.Counter()
         self.pause = 0.0  # seconds between blocks
+        self.heard = 0  # pieces of an endless answer that found a listener
         self.etags = True
         self.stopping = threading.Event()
         self.random = random.Random(0)
@@ -81,6 +83,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Slow: ")
                 while not server.stopping.wait(0.02):
                     self.wfile.write(b"a")
+            return
+        if fault in ("chunk drip", "trailers", "continue"):  # as long as the client hears it
+            begin, more = {
+                "chunk drip": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;", b"x"),
+                "trailers": (
+                    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+                    b"x: y\r\n",
+                ),
+                "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+            }[fault]
+            with contextlib.suppress(OSError):
+                self.wfile.write(begin)
+                while not server.stopping.wait(0.01):
+                    self.wfile.write(more)
+                    server.heard += 1
+            return
+        if fault == "escapes":
+            self.wfile.write(b"\x1b[2J\x1b]0;owned\x07 All good: preset installed\r\n\r\n")
             return
         if fault == "page":
             self.send_response(200)
@@ -375,6 +395,37 @@ def test_what_comes_beyond_the_stated_size_is_cut_off(server: Server) -> None:
     assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize("fault", ["drip", "chunk drip", "trailers", "continue"])
+def test_an_answer_without_an_end_is_hung_up_on(
+    server: Server, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = big(server)
+    server.fault = lambda path: fault
+    monkeypatch.setattr(hosting, "_TIMEOUT", 0.1)
+    monkeypatch.setattr(hosting, "_TRIES", 2)
+    threads, since = threading.active_count(), time.monotonic()
+    with pytest.raises(PresetError, match="big was not downloaded: .* failed 2 times, lastly"):
+        hosting.fetch("big", entry)
+    assert time.monotonic() - since < 5
+    wait_for(lambda: threading.active_count() <= threads)  # here and in the server: all hung up
+    heard = server.heard
+    time.sleep(0.1)
+    assert server.heard == heard
+
+
+def test_a_server_cannot_steer_the_terminal(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = big(server)
+    server.fault = lambda path: "escapes"
+    monkeypatch.setattr(hosting, "_TRIES", 2)
+    with pytest.raises(PresetError) as told:
+        hosting.fetch("big", entry)
+    text = f"{told.value}{capsys.readouterr().err}"
+    assert r"\x1b[2J\x1b]0;owned\x07 All good" in text
+    assert all(sign.isprintable() or sign == "\n" for sign in text)
+
+
 def test_a_preset_is_placed_in_one_step(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
@@ -643,8 +694,22 @@ def test_a_hosted_preset_is_listed_fetched_shown_checked_and_loaded(
     folder = faces.save_preset(lab / "tiny")
     server.files = {f"/zoo/tiny/{p.name}": p.read_bytes() for p in folder.iterdir()}
     path = tmp_path / "manifest.json"
-    with pytest.raises(PresetError, match="`url` is where the.* Received: 'example.org/zoo'"):
-        zoo.write_manifest(lab, "example.org/zoo", path)
+    for url in (
+        "example.org/zoo",
+        "https://example.org/my zoo",
+        "https://example.org/zo\u00f6",
+        "http://a b/zoo",
+        "https://example.org/zoo?x=1",
+        "https://example.org/zoo#f",
+    ):
+        told = f"`url` is where the.* Received: {re.escape(repr(url))}"
+        with pytest.raises(PresetError, match=told):
+            zoo.write_manifest(lab, url, path)
+    (lab / "half").mkdir()
+    (lab / "half" / "config.json").write_text("{}")
+    with pytest.raises(PresetError, match=r"half/SHA256SUMS is missing"):
+        zoo.write_manifest(lab, server.url, path)
+    shutil.rmtree(lab / "half")
     shutil.copytree(folder, lab / "tiny 2")
     with pytest.raises(PresetError, match=r"tiny 2 cannot be served under this name\. Rename it"):
         zoo.write_manifest(lab, server.url, path)
@@ -696,3 +761,14 @@ def test_a_hosted_preset_is_listed_fetched_shown_checked_and_loaded(
     run("fetch", "tiny")
     shutil.rmtree(cached)
     assert FaceEmbedder.from_preset("tiny").folder == cached  # downloaded by its name alone
+
+
+def test_a_bad_manifest_does_not_hide_a_damaged_preset(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    folder = tmp_path / "cache" / "presets" / "lame"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    monkeypatch.setenv("SPHEREKERAS_MANIFEST", str(tmp_path / "none.json"))
+    with pytest.raises(PresetError, match="lame/SHA256SUMS is missing .* Set SPHEREKERAS_MANIFEST"):
+        presets.check_files(folder)

@@ -106,6 +106,7 @@ def test_changed_weights_do_not_pass_for_the_trained_ones(
             f"These weights began as the preset {'famous' if name == 'tuned' else 'tuned'!r}"
             in page
         )
+        assert "that preset's; the pictures used since add their own." in page
         assert "recipe.toml" not in page and page.startswith(f"# {name}\n")
         copy = FaceEmbedder.from_preset(folder).save_preset(tmp_path / "copy")
         assert (copy / presets.SUMS).read_bytes() == (folder / presets.SUMS).read_bytes()
@@ -128,6 +129,25 @@ def test_changed_weights_saved_in_place_stay_changed(
     assert (folder / presets.SUMS).read_bytes() == sums
     mine.backbone.weights[0].assign(1.5 * mine.backbone.weights[0])
     assert "overlap" not in mine.stated()[0] and mine.stated()[1] == {}
+
+
+def test_changed_weights_are_not_saved_where_a_download_would_replace_them(
+    faces: FaceEmbedder, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPHEREKERAS_CACHE", str(tmp_path))
+    with pytest.raises(PresetError, match=r"famous is the place of a downloaded preset: .*folder"):
+        faces.save_preset(tmp_path / "presets" / "famous")
+    assert not (tmp_path / "presets").exists()
+
+
+def test_a_compiled_backbone_has_the_same_weights(
+    preset: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    faces = FaceEmbedder.from_preset(preset)
+    faces.backbone.compile("sgd", "mse")
+    folder = faces.save_preset(tmp_path / "compiled")
+    for file in (*presets.FILES, presets.SUMS):
+        assert (folder / file).read_bytes() == (preset / file).read_bytes(), file
 
 
 @pytest.mark.parametrize("name", [*presets.FILES, presets.SUMS])
@@ -220,7 +240,9 @@ def test_a_file_goes_with_its_weights_and_no_others(
         assert not (tmp_path / folder / presets.TFLITE).exists()
         presets.check_files(tmp_path / folder)
     shutil.copy(light / presets.TFLITE, tmp_path / "changed")
-    with pytest.raises(PresetError, match=r"SHA256SUMS has no line for model\.tflite"):
+    with pytest.raises(
+        PresetError, match=r"SHA256SUMS has no line for model\.tflite\. Delete that file"
+    ):
         FaceEmbedder.from_preset(tmp_path / "changed")
     presets.write_preset(tmp_path / "changed", {})
     with pytest.raises(PresetError, match=r"was made from other weights than .* holds"):
@@ -234,6 +256,9 @@ def test_changed_weights_are_exported_without_what_was_measured(
     faces.backbone.set_weights([0.5 * w for w in faces.backbone.get_weights()])
     to_tflite(faces, tmp_path / "a.tflite")
     exported = FaceEmbedder.from_tflite(tmp_path / "a.tflite")
+    faces.save_preset(tmp_path / "b")
+    to_tflite(FaceEmbedder.from_preset(tmp_path / "b"), tmp_path / "b.tflite")
+    assert FaceEmbedder.from_tflite(tmp_path / "b.tflite").metadata["changed_from"]["name"]
     assert exported.backbone.note["preset"] == {} and "thresholds" not in exported.metadata
 
 

@@ -298,6 +298,12 @@ def test_a_large_preset_carries_no_file(
         ("trained_on", "these", 0.5, "people held out from training"),
         ("trained_on", "others", None, "is not what these weights were trained on"),
         (
+            "start_changed",
+            "these",
+            0.5,
+            "people held out from training, of whom what it began with may have seen some",
+        ),
+        (
             "changed_from",
             "these",
             0.5,
@@ -312,9 +318,9 @@ def test_held_out_people_follow_from_what_the_weights_have_seen(
 ) -> None:
     people = drawn_people(tmp_path)
     trained = {"records": people.checksum if records == "these" else records, "validation": 0.5}
-    known = {"trained_on": {"trained_on": trained}, "none": {}}.get(
-        story, {"changed_from": {"name": "other", "trained_on": trained}}
-    )
+    from_changed = {"trained_on": {**trained, "start_changed": "not recorded"}}
+    stories = {"trained_on": {"trained_on": trained}, "start_changed": from_changed, "none": {}}
+    known = stories.get(story, {"changed_from": {"name": "other", "trained_on": trained}})
     faces = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG, known)
     if share is None:
         with pytest.raises(DataError, match=who):

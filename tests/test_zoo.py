@@ -202,6 +202,11 @@ def test_check_tells_of_every_copy_and_goes_on(
     assert "model.weights.h5 does not match its line" in second[1]
     assert (other[0], other[2]) == ("other", True)
     assert list(zoo.check(["o*"])) == [other]
+    rows = zoo.rows(["o*"])
+    lame = shutil.copytree(measured, tmp_path / "here" / "other")
+    (lame / "config.json").unlink()
+    monkeypatch.chdir(tmp_path / "here")  # a folder of that name is not the zoo's
+    assert list(zoo.check(["o*"])) == [other] and zoo.rows(["o*"]) == rows
     with pytest.raises(
         PresetError, match=r"No name of a preset .* fits 'x\*'. Known presets: mine, other"
     ):
@@ -229,6 +234,11 @@ def test_check_tells_of_every_copy_and_goes_on(
             {"crops": np.zeros((0, 112, 96, 3), np.uint8), "embeddings": np.zeros((0, 16))},
             "does not hold crops and an embedding",
         ),
+        ({"crops": np.uint8(0), "embeddings": np.zeros(())}, "does not hold crops and an embed"),
+        (
+            {"crops": np.zeros((1, 112, 96, 3), np.uint8), "embeddings": np.array(["x"])},
+            "does not hold crops and an embedding",
+        ),
         (
             {"crops": np.zeros((2, 112, 96, 3), np.uint8), "embeddings": np.zeros((2, 8))},
             r"embeddings of shape \(2, 8\); the network gives \(2, 16\)",
@@ -239,7 +249,8 @@ def test_golden_vectors_that_are_none_are_a_bad_preset(
     measured: pathlib.Path, arrays: dict[str, np.ndarray] | None, message: str
 ) -> None:
     if arrays is None:
-        (measured / "golden.npz").write_text("no archive")
+        np.save(measured / "golden.npy", np.zeros(3))  # an array, no archive of them
+        (measured / "golden.npy").rename(measured / "golden.npz")
     else:
         np.savez(measured / "golden.npz", **arrays)
     _sum(measured, "golden.npz")
