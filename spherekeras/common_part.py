@@ -59,7 +59,7 @@ def keep_length(faces: FaceEmbedder, crops: np.ndarray, share: float) -> None:
     Raises:
         ValueError: a network without a last bias (or a last batch norm).
     """
-    if _last_bias(faces) is None:
+    if last_bias(faces) is None:
         raise ValueError(
             f"A constant component stands in the bias of the last layer. Received: "
             f"{faces.backbone.name}, whose last layer has none."
@@ -77,7 +77,7 @@ def _outputs(faces: FaceEmbedder, crops: np.ndarray) -> tuple[np.ndarray, float,
     return mean, float(np.linalg.norm(outputs - mean, axis=1).mean()), outputs
 
 
-def _last_bias(faces: FaceEmbedder) -> Any:
+def last_bias(faces: FaceEmbedder) -> Any:
     """The bias of the last layer with weights, where it is one a dimension."""
     last = next(layer for layer in reversed(faces.backbone.layers) if layer.weights)
     bias = getattr(last, "beta", None)
@@ -86,6 +86,6 @@ def _last_bias(faces: FaceEmbedder) -> Any:
 
 
 def _move(faces: FaceEmbedder, by: np.ndarray) -> None:
-    bias = _last_bias(faces)
+    bias = last_bias(faces)
     if bias is not None:
         bias.assign_add(by)
