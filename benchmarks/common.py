@@ -16,6 +16,7 @@ import pathlib
 import sys
 from typing import Any
 
+import keras
 import numpy as np
 
 from spherekeras import common_part, evaluation, publishing
@@ -44,7 +45,7 @@ class Moved:
         return getattr(self._seen, name)
 
     def _bias(self) -> np.ndarray:
-        return np.array(common_part.last_bias(self._faces), copy=True)
+        return keras.ops.convert_to_numpy(common_part.last_bias(self._faces)).copy()
 
     def embed_crops(self, crops: np.ndarray, mirror: str, normalize: bool) -> np.ndarray:
         """Returns embeddings as `FaceEmbedder.embed_crops` does."""

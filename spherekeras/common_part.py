@@ -58,6 +58,8 @@ def keep_length(faces: FaceEmbedder, crops: np.ndarray, share: float) -> None:
 
     Raises:
         ValueError: a network without a last bias (or a last batch norm).
+
+    Source: this project; what it is worth is measured in `benchmarks/common.py`.
     """
     if last_bias(faces) is None:
         raise ValueError(
