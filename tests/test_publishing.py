@@ -260,18 +260,23 @@ def published(lfw: pathlib.Path, tmp_path: pathlib.Path) -> tuple[pathlib.Path, 
     return folder, people
 
 
+@pytest.mark.parametrize("difference", [1.2e-4, 9.8e-5])
 def test_a_file_that_misses_the_golden_vectors_is_not_carried(
-    published: tuple[pathlib.Path, Records], lfw: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    published: tuple[pathlib.Path, Records],
+    lfw: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    difference: float,
 ) -> None:
-    """Batch norm folded into float16 weights may miss them: by 1.2e-4 on mobile_distilled."""
+    """Batch norm folded into float16 weights may miss them, by 1.2e-4 on mobile_distilled, or pass
+    so barely, by 9.8e-5 on mobile_asoftmax, that another processor may not."""
     folder, people = published
     tried: list[int] = []
 
     def check(faces: FaceEmbedder) -> float:
         tried.append((folder / presets.TFLITE).stat().st_size)
-        if len(tried) == 1:
-            raise PresetError("embeddings differ by 0.00012")
-        return 0.0
+        if len(tried) == 1 and difference > 1e-4:
+            raise PresetError(f"embeddings differ by {difference}")
+        return difference if len(tried) == 1 else 0.0
 
     monkeypatch.setattr(FaceEmbedder, "check_golden", check)
     monkeypatch.setattr(parity, "TOLERANCES", {"float16": 0.9999, "float32": 0.999999})
