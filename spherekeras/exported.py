@@ -45,8 +45,8 @@ def measure_files(
     For each: size, cosine with Keras on 500 crops, LFW view 2 through the file and its change
     against Keras, time on one and two threads, and thresholds of its own on the people held out,
     which `to_tflite` writes into the files it makes of this preset from then on. The preset then
-    carries its float16 file, or the float32 one where only that gives the golden vectors with room; none
-    over 12 MB.
+    carries its float16 file, or the float32 one where only that gives the golden vectors with room;
+    none over 12 MB.
 
     Args:
         preset: name or folder, published.
