@@ -39,7 +39,6 @@ class Moved:
 
     def __init__(self, faces: Any, crops: dict[str, np.ndarray]) -> None:
         self._faces, self._seen, self._known = faces, publishing.Seen(faces, crops), {}
-        self._begin = self._bias()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._seen, name)

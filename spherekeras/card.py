@@ -23,10 +23,8 @@ def card(metadata: dict[str, Any], config: "PresetConfig") -> str:
         sections.append(_section("## Training", _table(rows), recipe))
     if before := metadata.get("changed_from"):
         text = f"These weights began as the preset {before['name']!r} and were changed since; by "
-        text += (
-            "what and on whose pictures is not recorded here. Licence, terms and limits on this "
-        )
-        text += "page are that preset's; the pictures used since add their own."
+        text += "what and on whose pictures is not recorded here. Licence, terms and limits on "
+        text += "this page are that preset's; the pictures used since add their own."
         sections.append(_section("## Training", text))
     sections += [_metric(metric) for metric in metadata.get("metrics", [])]
     if people := metadata.get("held_out"):

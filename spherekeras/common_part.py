@@ -45,8 +45,8 @@ def start_centred(faces: FaceEmbedder, crops: np.ndarray) -> None:
 def keep_length(faces: FaceEmbedder, crops: np.ndarray, share: float) -> None:
     """Gives all embeddings a constant component, through which a cosine minds their length.
 
-    An A-Softmax head takes logits of `‖x‖·cos θ`, so a network makes embeddings long where it
-    sees much and short where it sees little. The constant stands at a right angle to how faces
+    An A-Softmax head takes logits of `‖x‖·cos θ`, so the length of an embedding is free to tell
+    how much the network saw. The constant stands at a right angle to how faces
     differ (the direction in which the outputs vary least), so for `c = share · mean ‖x‖` two
     embeddings have the cosine `(x·y + c²) / √((‖x‖² + c²)(‖y‖² + c²))`: two long ones must point
     the same way to be one person's, two short ones decide little.

@@ -229,6 +229,7 @@ def test_check_tells_of_every_copy_and_goes_on(
     ("arrays", "message"),
     [
         (None, "does not hold crops and an embedding of each"),
+        ({}, "does not hold crops and an embedding of each"),
         ({"crops": np.zeros((2, 112, 96, 3), np.uint8)}, "does not hold crops and an embedding"),
         (
             {"crops": np.zeros((0, 112, 96, 3), np.uint8), "embeddings": np.zeros((0, 16))},
@@ -251,6 +252,8 @@ def test_golden_vectors_that_are_none_are_a_bad_preset(
     if arrays is None:
         np.save(measured / "golden.npy", np.zeros(3))  # an array, no archive of them
         (measured / "golden.npy").rename(measured / "golden.npz")
+    elif not arrays:
+        (measured / "golden.npz").write_text("no archive")
     else:
         np.savez(measured / "golden.npz", **arrays)
     _sum(measured, "golden.npz")
