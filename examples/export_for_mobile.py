@@ -10,7 +10,7 @@ import spherekeras as sk
 from spherekeras.data.drawn_faces import drawn_crops
 
 folder = pathlib.Path(tempfile.mkdtemp())
-faces = sk.load_preset("mobile_distilled")
+faces = sk.load_preset("mobile_asoftmax")
 for quantization in ("float32", "float16", "dynamic"):
     print(sk.export.to_tflite(faces, folder / f"{quantization}.tflite", quantization))
 print(sk.export.to_onnx(faces, folder / "model.onnx"))
