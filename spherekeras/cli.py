@@ -126,11 +126,17 @@ def _parser() -> argparse.ArgumentParser:
         "and <person>/<video>/<frame>.jpg; megaface: folder with a folder a person",
     )
     evaluate.add_argument("--distractors", help="megaface: folder with pictures of other people")
-    evaluate.add_argument(
+    mean = evaluate.add_mutually_exclusive_group()
+    mean.add_argument(
         "--keep-mean",
         action="store_true",
-        help="lfw, lfw-view1, ytf: leave the embeddings where they are, as `verify` does; else the "
-        "mean of the fitting pairs is subtracted, as the SphereFace release does",
+        help="lfw, lfw-view1, ytf: leave the embeddings where they are, as `verify` does",
+    )
+    mean.add_argument(
+        "--subtract-mean",
+        action="store_true",
+        help="subtract the mean of the fitting pairs, as the SphereFace release does (default: as "
+        "the preset was published; where it was not, subtract)",
     )
     evaluate.add_argument("--out", help="file for the result as JSON")
     evaluate.add_argument(
@@ -167,6 +173,11 @@ def _parser() -> argparse.ArgumentParser:
     identify.add_argument(
         "--preset", help="name, folder or .tflite file (default: the most accurate)"
     )
+    rate = identify.add_mutually_exclusive_group()
+    rate.add_argument(
+        "--far", type=float, help="false accept rate of the threshold, of one comparison"
+    )
+    rate.add_argument("--threshold", type=float, help="similarity of your own")
     identify.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(identify)
     _add_runtime(identify, "auto")
@@ -252,12 +263,12 @@ def _add_detector(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_runtime(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.set_defaults(preset_runtime=default)
     parser.add_argument(
         "--runtime",
-        default=default,
         choices=("auto", "keras", "litert"),
         help="auto: LiteRT where the preset carries a file for it, which needs no Keras and starts "
-        f"at once; else Keras (default: {default})",
+        f"at once; else Keras (default: {default}); a .tflite file runs on LiteRT",
     )
 
 
@@ -347,7 +358,7 @@ def _train_here(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from spherekeras import evaluation, html_page
+    from spherekeras import evaluation, html_page, presets
     from spherekeras.errors import DataError
     from spherekeras.evaluation import report_page
     from spherekeras.files import atomic_path
@@ -355,8 +366,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     protocol, data = options.protocol, options.data
     if bool(options.distractors) != (protocol == "megaface"):  # all told before the long work
         raise DataError("`--protocol megaface` needs `--distractors FOLDER`; no other takes it.")
-    if options.keep_mean and protocol in ("bin", "ijb", "megaface"):
-        raise DataError(f"`--keep-mean` is what {protocol} does anyway. Leave it out.")
+    if protocol in ("bin", "ijb", "megaface"):
+        if options.keep_mean:
+            raise DataError(f"`--keep-mean` is what {protocol} does anyway. Leave it out.")
+        if options.subtract_mean:
+            raise DataError(f"`--subtract-mean` is no part of {protocol}. Leave it out.")
     if options.report and protocol in ("ijb", "megaface"):
         raise DataError(
             f"`--report` draws the scores of single pairs, which {protocol} does not keep. Leave "
@@ -365,6 +379,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.report:
         html_page.check_target(options.report)
     faces = _load(options, lazy=not protocol.startswith("lfw"))
+    subtract = options.subtract_mean or (
+        not options.keep_mean and presets.subtracts_mean(faces.metadata)
+    )
     result: Any
     with _progress("videos" if protocol == "ytf" else "pictures") as progress:
         if protocol == "bin":
@@ -372,18 +389,14 @@ def _evaluate(options: argparse.Namespace) -> None:
         elif protocol == "ijb":
             result = evaluation.ijb(faces, data, progress=progress)
         elif protocol == "ytf":
-            result = evaluation.ytf(
-                faces, data, subtract_mean=not options.keep_mean, progress=progress
-            )
+            result = evaluation.ytf(faces, data, subtract_mean=subtract, progress=progress)
         elif protocol == "megaface":
             result = evaluation.megaface_folders(
                 faces, data, options.distractors, progress=progress
             )
         else:
             view = 1 if protocol == "lfw-view1" else 2
-            result = evaluation.lfw(
-                faces, data, view, subtract_mean=not options.keep_mean, progress=progress
-            )
+            result = evaluation.lfw(faces, data, view, subtract_mean=subtract, progress=progress)
     text = json.dumps(result.to_dict(), indent=1)
     if options.out:
         with atomic_path(options.out) as temporary:
@@ -391,6 +404,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(text if options.json else result)
     if options.report:
         name = pathlib.Path(faces.folder or options.preset).resolve().name
+        if protocol != "bin":
+            options.subtract_mean, options.keep_mean = subtract, not subtract
         measured_by = _measured_by(options, faces, name)
         page = report_page.report_of(result, f"{name} on {result.name}", measured_by)
         report_page.write_report(options.report, page)
@@ -416,6 +431,7 @@ def _measured_by(options: argparse.Namespace, faces: Any, name: str) -> dict[str
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "command": f"spherekeras evaluate {name} --protocol {options.protocol} --data {data}"
         + (" --keep-mean" if options.keep_mean else "")
+        + (" --subtract-mean" if options.subtract_mean else "")
         + runtime,
     }
 
@@ -469,6 +485,10 @@ def _identify(options: argparse.Namespace) -> int:
 
     people = list_pictures(options.gallery, "*/*", "`<person>/<picture>.jpg`")
     faces = _load(options)
+    given, far = options.threshold, None
+    if given is None:  # told before the work
+        chosen = faces.threshold(options.far)
+        given, far = chosen["threshold"], chosen["far"]
     probe = faces.embed(options.probe)
     paths, crops, failed = _crops(faces, [str(p) for p in people])
     for reason in failed:
@@ -479,15 +499,20 @@ def _identify(options: argparse.Namespace) -> int:
         )
     names = [pathlib.Path(path).parent.name for path in paths]
     [ranked] = Gallery(faces.embed(np.stack(crops)), names).identify(probe, 5)
-    threshold = faces.threshold()["threshold"]
     if options.json:
-        print(json.dumps({"ranked": ranked, "threshold": threshold}, indent=1))
+        print(json.dumps({"ranked": ranked, "threshold": given, "far": far}, indent=1))
     else:
         for person, similarity in ranked:
-            mark = "*" if similarity >= threshold else " "
+            mark = "*" if similarity >= given else " "
             print(f"{mark} {similarity:.4f}  {person}")
-        print(f"* reaches the threshold {threshold:.4f}")
-    return 0 if ranked[0][1] >= threshold else 1
+        rate = ""
+        if far is not None:
+            rate = (
+                f" at FAR {far:g} of one comparison: a stranger meets {len(crops)} pictures here, "
+                "any of which may reach it"
+            )
+        print(f"* reaches the threshold {given:.4f}{rate}")
+    return 0 if ranked[0][1] >= given else 1
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -645,6 +670,7 @@ def _load(options: argparse.Namespace, lazy: bool = False) -> Any:
         if runtime == "keras":
             raise SphereKerasError(f"{name} runs on LiteRT. Leave `--runtime keras` out.")
         return FaceEmbedder.from_tflite(name, None if lazy and usual else _detector(options))
+    runtime = runtime or options.preset_runtime
     folder = presets.find_preset(name)
     presets.check_files(folder)  # told before TensorFlow loads
     if runtime == "auto":

@@ -70,11 +70,12 @@ def measure_files(
             f"{folder} was not published with these weights. First: `spherekeras zoo publish "
             f"{folder} --data LFW --out {folder}`."
         )
-    subtract = faces.metadata["metrics"][0].get("subtract_mean", True)
+    subtract = presets.subtracts_mean(faces.metadata)
     faces.metadata.pop("files", None)
     positions, names, who, how = publishing.held_out_people(faces, people)
     strangers = teacher.turned(people, positions, faces.config)
     known, _ = pipeline.split(people, validation=publishing.validation_share(faces, people))
+    others = "training" if presets.trained_on(faces.metadata) else "the records' other people"
     spread = np.linspace(0, len(known) - 1, _CALIBRATING).astype(int)
     calibrating = teacher.turned(people, known[spread], faces.config)
     chosen = strangers[np.linspace(0, len(strangers) - 1, _CROPS).astype(int)]
@@ -122,7 +123,7 @@ def measure_files(
             "how": f"{base.pairs:,} pairs of LFW view 2, {MIRRORS[rule]}, each of unit length, "
             f"{'mean' if subtract else 'no mean'} subtracted (so computed, Keras reaches "
             f"{card.percent(base.accuracy)}); cosines on {_CROPS:,} crops of {who}; int8 "
-            f"calibrated on {_CALIBRATING} crops of training; milliseconds "
+            f"calibrated on {_CALIBRATING} crops of {others}; milliseconds "
             f"of one crop on one and two threads, all files by turns, median of {ROUNDS}, "
             f"{processor()}; " + ", ".join(f"{key} {value}" for key, value in versions().items()),
         }

@@ -323,6 +323,18 @@ def trained_on(metadata: dict[str, Any]) -> dict[str, Any]:
     return dict(metadata.get("trained_on") or before.get("trained_on") or {})
 
 
+def subtracts_mean(metadata: dict[str, Any]) -> bool:
+    """Whether the mean embedding is subtracted where a preset is measured on LFW.
+
+    It is chosen on view 1 when a preset is published; else it is, as the SphereFace release does.
+
+    Args:
+        metadata: of the preset, or what an exported file tells of it.
+    """
+    views = (m for m in metadata.get("metrics", []) if m.get("name") == "LFW view 2")
+    return bool(metadata.get("subtract_mean", next(views, {}).get("subtract_mean", True)))
+
+
 def same_weights(first: pathlib.Path, second: pathlib.Path) -> bool:
     """Whether two weight files hold the same numbers, however they are laid out."""
     import h5py
@@ -359,6 +371,8 @@ def note_of(
         quantization: of the file.
     """
     told = {key: metadata[key] for key in _TOLD if key in metadata}
+    if metadata.get("metrics"):
+        told["subtract_mean"] = subtracts_mean(metadata)
     if quantization in ("dynamic", "int8"):
         told.pop("calibration", None)
     for row in metadata.get("files", {}).get("rows", []):

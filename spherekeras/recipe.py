@@ -60,7 +60,8 @@ class Backbone:
             and shapes agree: the same network to be refined, or a shallower SphereFaceNet to
             grow from, whose added residual units begin close to the identity.
         common: length of a constant component that the embeddings of the preset get after
-            training, over their mean length: see `spherekeras.common_part.keep_length`.
+            training, over their mean distance from their mean: see
+            `spherekeras.common_part.keep_length`.
         arguments: further ones of that function, such as `{ batch_norm = true }` of SFNet.
     """
 

@@ -156,8 +156,21 @@ def test_identify_ranks_the_gallery(zoo: pathlib.Path, pictures: pathlib.Path) -
     probe = pictures / "person1" / "0.png"
     result = run(zoo, "identify", probe, "--gallery", pictures, "--preset", "tiny", "--json")
     assert result.returncode == 0, result.stderr
-    ranked = json.loads(result.stdout)["ranked"]
-    assert ranked[0] == ["person1", pytest.approx(1.0)]
+    answer = json.loads(result.stdout)
+    assert answer["ranked"][0] == ["person1", pytest.approx(1.0)]
+    known = json.loads((zoo / "tiny" / "metadata.json").read_text())["thresholds"][0]
+    assert (answer["threshold"], answer["far"]) == (known["threshold"], known["far"])
+    told = run(zoo, "identify", probe, "--gallery", pictures, "--preset", "tiny")
+    assert told.stdout.splitlines()[-1].startswith(
+        f"* reaches the threshold {known['threshold']:.4f} at FAR {known['far']:g} of one "
+        "comparison: a stranger meets "
+    )
+    own = [probe, "--gallery", pictures, "--preset", "tiny", "--threshold", "1.5"]
+    told = run(zoo, "identify", *own)
+    assert (told.returncode, "*" in told.stdout.splitlines()[0]) == (1, False)
+    assert told.stdout.splitlines()[-1] == "* reaches the threshold 1.5000"
+    unknown = run(zoo, "identify", *own[:-2], "--far", "0.3")
+    one_sentence(unknown, "This preset has no threshold at FAR 0.3; it has ")
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +229,29 @@ def test_evaluate_gives_numbers_and_a_page(
     assert f"--protocol {protocol} --data {data}{kept}<" in text
 
 
+def test_evaluate_subtracts_the_mean_where_the_preset_was_published_so(
+    zoo: pathlib.Path, sets: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    folder = pathlib.Path(shutil.copytree(zoo / "tiny", tmp_path / "tiny"))
+    known = json.loads((folder / "metadata.json").read_text())
+    metric = {"name": "LFW view 2", "accuracy": 0.9, "subtract_mean": False}
+    presets.write_preset(folder, {"metadata.json": presets.to_json({**known, "metrics": [metric]})})
+    ytf = ["--protocol", "ytf", "--data", sets / "ytf", "--json"]
+    wanted = {
+        (zoo / "tiny",): False,
+        (folder,): True,
+        (folder, "--subtract-mean"): False,
+        (zoo / "tiny", "--keep-mean"): True,
+    }
+    for asked, kept in wanted.items():
+        result = run(zoo, "evaluate", *asked, *ytf)
+        assert ("no mean subtracted" in json.loads(result.stdout)["protocol"]) is kept, asked
+    binary = ["--protocol", "bin", "--data", sets / "toy.bin", "--subtract-mean"]
+    one_sentence(
+        run(zoo, "evaluate", folder, *binary), "`--subtract-mean` is no part of bin. Leave it out."
+    )
+
+
 def test_evaluate_among_distractors(zoo: pathlib.Path, sets: pathlib.Path) -> None:
     megaface = ["evaluate", "tiny", "--protocol", "megaface", "--data", sets / "probes"]
     result = run(zoo, *megaface, "--distractors", sets / "ytf")
@@ -244,7 +280,7 @@ def test_pack_and_export(zoo: pathlib.Path, tmp_path: pathlib.Path) -> None:
 
 
 def test_an_exported_file_is_used_as_a_preset_is(
-    zoo: pathlib.Path, pictures: pathlib.Path, tmp_path: pathlib.Path
+    zoo: pathlib.Path, pictures: pathlib.Path, sets: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     file = tmp_path / "tiny.tflite"
     assert run(zoo, "export", "tiny", "--out", file).returncode == 0
@@ -257,6 +293,12 @@ def test_an_exported_file_is_used_as_a_preset_is(
     assert by_file["threshold"] == by_name["threshold"] == 0.3
     wrong = run(zoo, "verify", *pair, "--preset", file, "--runtime", "keras")
     one_sentence(wrong, "tiny.tflite runs on LiteRT. Leave `--runtime keras` out.")
+    toy = ["--protocol", "bin", "--data", sets / "toy.bin", "--json"]
+    by_file, by_name = (
+        json.loads(run(zoo, "evaluate", preset, *toy).stdout)["accuracy"]
+        for preset in (file, "tiny")
+    )
+    assert by_file == by_name
     one_sentence(
         run(zoo, "verify", *pair, "--preset", "tiny", "--runtime", "litert"),
         "carries no model.tflite",

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from spherekeras import litert
+from spherekeras import litert, presets
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import PresetError
 from spherekeras.export import to_tflite
@@ -70,6 +70,10 @@ def test_other_batches(
 def test_the_note_says_what_the_file_is(file: pathlib.Path) -> None:
     note = LiteRTModel(file).note
     assert note["metadata"] == {k: v for k, v in METADATA.items() if k != "not_for_files"}
+    published = METADATA | {"metrics": [{"name": "LFW view 2", "subtract_mean": False}]}
+    told = presets.note_of(CONFIG, published, {}, "float16")["metadata"]
+    assert told == {**note["metadata"], "subtract_mean": False}
+    assert [presets.subtracts_mean(known) for known in (METADATA, published, told)] == [1, 0, 0]
     assert note["quantization"] == "float16" and note["config"]["template"] == CONFIG.template
     with zipfile.ZipFile(file) as archive:  # anyone's unzip reads it
         assert json.loads(archive.read("preset.json")) == note

@@ -110,8 +110,13 @@ class Crops:
                 f"the {self._size} template (width x height), the centre crop where there was none "
                 f"({len(self.no_face)} pictures)"
             )
-        unit = ", each of unit length" if getattr(self._faces, "unit_parts", False) else ""
-        return f"{' and '.join(parts)}; none dropped; {MIRRORS[mirror]}{unit}"
+        return f"{' and '.join(parts)}; none dropped; {mirrored(self._faces, mirror)}"
+
+
+def mirrored(faces: CropFaces, mirror: str) -> str:
+    """Returns the part of the protocol on mirror images and lengths."""
+    unit = ", each of unit length" if getattr(faces, "unit_parts", False) else ""
+    return MIRRORS[mirror] + unit
 
 
 def check_mirror(mirror: str) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from spherekeras.data import alignment, images
 from spherekeras.errors import DataError
 from spherekeras.evaluation import templates as pooling
-from spherekeras.evaluation.crops import MIRRORS, CropFaces, check_mirror, embed
+from spherekeras.evaluation.crops import CropFaces, check_mirror, embed, mirrored
 from spherekeras.evaluation.templates import (
     TemplateIdentification,
     Templates,
@@ -291,8 +291,10 @@ def ijb(
     embeddings = embed(faces, range(len(names)), crop, mirror, progress)
     how = (
         f"{len(names)} pictures of {pathlib.Path(folder).resolve().name} aligned by its landmarks "
-        f"to {faces.config.template}; {MIRRORS[mirror]}, none normalised"
+        f"to {faces.config.template}; {mirrored(faces, mirror)}"
     )
+    if not getattr(faces, "unit_parts", False):
+        how += ", none normalised"
     return IjbResult(
         ijb_verification(embeddings, media, pairs, scores, how=how),
         ijb_identification(embeddings, media, probes, galleries, scores, how=how)

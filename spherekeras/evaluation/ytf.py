@@ -218,7 +218,7 @@ def _verify(
         [pair.fold for pair in pairs],
         subtract_mean,
         pictures=frames,
-        how=f"{len(videos)} videos, each the mean of its frames' raw embeddings, "
+        how=f"{len(videos)} videos, each the mean of its frames' embeddings as they come, "
         f"{frames} frames in all{', ' + how if how else ''}",
         people=[[video.rpartition("/")[0] or video for video in pair] for pair in names],
         names=names,

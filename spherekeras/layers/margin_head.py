@@ -145,7 +145,8 @@ class MarginHead(NormalizedDense):
         if not self.keeps_others:
             cosines = logits / scale
             others = self.others(cosines, cosine, bool(training))
-            logits = without_own(self._blended(cosines, others, strength) * scale, classes)
+            others = self.detached(cosines, self._blended(cosines, others, strength))
+            logits = without_own(others * scale, classes)
         if training:
             penalty = self.penalty(norm, labels)
             if penalty is not None:
@@ -214,9 +215,13 @@ class MarginHead(NormalizedDense):
         labels: Tensor,
     ) -> Tensor:
         """The logit of the labels' classes, with the gradient that `gradient` asks for."""
-        if self.gradient == "detached":
-            target = cosine + ops.stop_gradient(target - cosine)
-        return target * scale
+        return self.detached(cosine, target) * scale
+
+    def detached(self, cosine: Tensor, changed: Tensor) -> Tensor:
+        """What replaces cosines, with the plain cosine's gradient where `gradient` asks for it."""
+        if self.gradient != "detached":
+            return changed
+        return cosine + ops.stop_gradient(changed - cosine)
 
     def get_config(self) -> dict[str, Any]:
         own = {"gradient": self.gradient, "ramp": self.ramp, "sampling": self.sampling}

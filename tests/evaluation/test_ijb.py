@@ -308,6 +308,13 @@ def test_a_whole_package(package: pathlib.Path, monkeypatch: pytest.MonkeyPatch)
     assert values["identification"]["ranks"]["1"] == wanted.ranks[1]
 
 
+def test_the_protocol_tells_of_embeddings_that_come_with_unit_length(package: pathlib.Path) -> None:
+    faces = PixelFaces()
+    faces.unit_parts = True
+    protocol = ijb(faces, package).verification.protocol
+    assert "are added, each of unit length; a template is" in protocol
+
+
 def test_a_package_for_verification_alone(package: pathlib.Path) -> None:
     for path in (package / "meta").glob("*_1N_*"):
         path.unlink()

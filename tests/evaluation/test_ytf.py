@@ -98,8 +98,8 @@ def test_a_video_is_the_mean_of_its_frames(subtract_mean: bool) -> None:
     np.testing.assert_array_equal(result.folds, wanted.accuracies)
     assert (result.pairs, result.pictures) == (16, len(frames))
     assert result.protocol.startswith(
-        "YTF, 16 pairs (8 same) in 4 folds, 16 videos, each the mean of its frames' raw "
-        f"embeddings, {len(frames)} frames in all; "
+        "YTF, 16 pairs (8 same) in 4 folds, 16 videos, each the mean of its frames' "
+        f"embeddings as they come, {len(frames)} frames in all; "
     )
     named = video_verification(frames, names, pairs, name="Toy", how="every frame").protocol
     assert named.startswith("Toy, 16") and "frames in all, every frame; mean embedding of" in named
@@ -179,7 +179,8 @@ def test_a_folder_of_videos(folder: pathlib.Path) -> None:
     assert result.intervals == wanted.intervals
     assert result.no_face == ["P1/0/0.png"]
     for part in (
-        f"16 videos, each the mean of its frames' raw embeddings, {len(rows)} frames in all, ",
+        "16 videos, each the mean of its frames' embeddings as they come, "
+        f"{len(rows)} frames in all, ",
         " aligned crops as they are and columns 8 to 103 of ",
         " photographs, faces found by a lamp and aligned to the 96x112 template (width x height), "
         "the centre crop where there was none (1 pictures); none dropped; the embeddings of a crop "

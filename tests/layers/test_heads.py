@@ -213,6 +213,39 @@ def test_detached_gradient_is_that_of_the_plain_cosine() -> None:
     np.testing.assert_allclose(got, kernel[:, labels].T + (psi - cosine) * x / norm, atol=1e-9)
 
 
+@pytest.mark.parametrize("ramp", [None, (0, 4)])
+def test_detached_others_have_the_gradient_of_the_plain_cosine(ramp: Any) -> None:
+    """SphereFace-R v2 as its authors train it: the whole change is a constant to the gradient."""
+    import tensorflow as tf
+
+    x, labels = draw(3)
+    head = sk.layers.SphereFaceR(UNITS, 1.4, "v2", scale=3.0, ramp=ramp, dtype="float64")
+    head(x)
+    head.step.assign(1)
+    weights = np.random.default_rng(5).normal(size=(len(x), UNITS))
+    value = tf.convert_to_tensor(x)
+    with tf.GradientTape() as tape:
+        tape.watch(value)
+        logits = head(value, labels)
+        total = tf.reduce_sum(logits * weights)
+    by_x, by_kernel = tape.gradient(total, [value, head.kernel.value])
+    kernel = head.kernel.numpy()
+    length, norm = np.linalg.norm(kernel, axis=0), np.linalg.norm(x, axis=1, keepdims=True)
+    unit, rows = kernel / length, x / norm
+    cosines = rows @ unit
+    others = np.cos(np.arccos(cosines) / 1.4)
+    r = 1.0 if ramp is None else 0.25
+    wanted = np.where(np.arange(UNITS) == labels[:, None], cosines, (1 - r) * cosines + r * others)
+    np.testing.assert_allclose(logits, 3 * wanted, atol=1e-9)
+    # d/dx of 3·Σ w·cos: the part of 3·w·unit at a right angle to x, over ‖x‖; d/dW alike.
+    plain = 3 * weights @ unit.T
+    plain = (plain - np.sum(plain * rows, axis=1, keepdims=True) * rows) / norm
+    np.testing.assert_allclose(by_x, plain, atol=1e-9)
+    plain = 3 * rows.T @ weights
+    plain = (plain - np.sum(plain * unit, axis=0) * unit) / length
+    np.testing.assert_allclose(by_kernel, plain, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_values_and_gradients_are_finite_at_the_ends_and_joints(name: str) -> None:
     import tensorflow as tf
