@@ -86,7 +86,7 @@ def _facts(metadata: dict[str, Any], config: "PresetConfig") -> str:
     if latency := metadata.get("latency"):
         rows["latency"] = (
             f"{latency['milliseconds']} ms, {latency['ratio']:.2f} times that of the zoo's fastest "
-            f"({latency['how']}; {latency['processor']})"
+            f"({latency['how']}; {latency['processor']}; compare it within the zoo's table alone)"
         )
     if width := metadata.get("embedding"):
         rows["embedding"] = f"{width}-d"
@@ -162,6 +162,11 @@ def _thresholds(thresholds: Sequence[dict[str, Any]], calibration: dict[str, Any
             )
     table = [head, ["---"] * len(head), *lines] if lines else []
     parts = ["## Thresholds", "\n".join(f"| {' | '.join(line)} |" for line in table)]
+    if table:
+        parts.append(
+            "FAR and TAR are those on the data named; on other pictures they differ. `verify` "
+            "compares as here, with no mean subtracted."
+        )
     if calibration:
         parts.append(
             f"`verify` gives a probability too ({calibration['method']}), where "
@@ -197,7 +202,8 @@ def _files(files: dict[str, Any]) -> str:
             ]
         )
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return _section("## As a file", table, f"{files['how'][0].upper()}{files['how'][1:]}.")
+    how = f"{files['how'][0].upper()}{files['how'][1:]}."
+    return _section("## As a file", table, f"{how} Times compare within this table alone.")
 
 
 def _kinds(kinds: Sequence[dict[str, Any]]) -> str:

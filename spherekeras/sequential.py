@@ -18,6 +18,9 @@ class Sequential(keras.Sequential):
     Keras: losses, metrics, callbacks, saving. It computes exactly what the Functional model
     with two inputs computes. `predict(images)` gives margin-free logits.
 
+    What `fit` and `evaluate` measure is taken with the margin, as the loss is: an accuracy lies far
+    below that of the predictions, `(model.predict(images).argmax(axis=1) == labels).mean()`.
+
     Args:
         layers: the layers; the last is a head of `spherekeras.layers`.
         **kwargs: of `keras.Sequential`.

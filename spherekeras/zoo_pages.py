@@ -85,7 +85,8 @@ def write_table(root: pathlib.Path) -> None:
         _HEAD,
         "",
         "Made by `make zoo` from the presets' metadata; protocol, intervals, terms and the machine",
-        "of the latency (float32 TFLite, one thread) stand in each preset's card.",
+        "of the latency (float32 TFLite, one thread) stand in each preset's card. Milliseconds",
+        "compare within this table alone.",
         "",
         f"| preset | {' | '.join(_COLUMNS.values())} |",
         "|---" * (len(_COLUMNS) + 1) + "|",
@@ -93,6 +94,10 @@ def write_table(root: pathlib.Path) -> None:
     for row in rows:
         cells = " | ".join(zoo.text(row[column], column) for column in _COLUMNS)
         lines.append(f"| [{row['name']}]({row['name']}/README.md) | {cells} |")
+    known = {row["name"]: presets.read_metadata(root / row["name"]) for row in rows}
+    if moved := [f"`{name}`" for name, its in known.items() if presets.subtracts_mean(its)]:
+        lines += ["", "LFW view 2 with the mean embedding subtracted, as the SphereFace release"]
+        lines += [f"does: {', '.join(moved)}. The others without, which is how `verify` compares."]
     with atomic_path(root / "README.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

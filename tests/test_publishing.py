@@ -129,6 +129,8 @@ def test_view_1_chooses_whether_the_mean_is_subtracted(
         f"{100 * subtracted:.2f} % with it subtracted, 70.00 % without."
     )
     assert chosen["chosen"] == told and told in (folder / "README.md").read_text()
+    table = (folder.parent / "README.md").read_text()
+    assert ("release\ndoes: `mine`. The others without" in table) == subtracts
 
 
 def test_thresholds_are_tried_on_view_1(lfw: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -147,6 +149,7 @@ def test_thresholds_are_tried_on_view_1(lfw: pathlib.Path, tmp_path: pathlib.Pat
         {**some, "same_accepted": count, "different_accepted": count} for count in (6, 0)
     ]
     text = (folder / "README.md").read_text()
+    assert "FAR and TAR are those on the data named; on other pictures they differ." in text
     assert "| 0.1 | -1.0000 | 50.00 % | a test | 6 of 6, 6 of 6 |" in text
 
 
