@@ -82,5 +82,5 @@ def __dir__() -> list[str]:
 
 
 if "keras" in sys.modules:  # so that `keras.models.load_model` finds the project's classes
-    for _name in ("optimizers", "sequential"):
+    for _name in ("backbones", "optimizers", "sequential"):
         importlib.import_module(f"spherekeras.{_name}")

@@ -4,9 +4,13 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import stat
 import tempfile
+import zipfile
 from collections.abc import Iterator
 
+_END = 24  # characters of a name
+_PIECE = 1 << 16
 _UMASK = os.umask(0o022)  # it can only be read by setting it; done once, before any thread
 os.umask(_UMASK)
 
@@ -32,14 +36,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix="-" + path.name)
+    end = "-" + path.name[-_END:]  # no longer than `path` may be
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=end)
     os.close(handle)
     temporary = pathlib.Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as written:
+        with temporary.open("rb+") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_UMASK)
+        mode = 0o666 & ~_UMASK
+        with contextlib.suppress(FileNotFoundError):  # a file keeps the rights that it has
+            mode = stat.S_IMODE(path.stat().st_mode)
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -49,3 +57,48 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """Returns the SHA-256 of a file as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_below(
+    folder: str | os.PathLike[str], but: pathlib.Path | None = None
+) -> Iterator[pathlib.Path]:
+    """Yields what lies in a folder and its subfolders and is no folder, through links too.
+
+    A link to a folder that it lies in is passed over, and so is a folder that may not be listed.
+
+    Args:
+        folder: where to look. The paths begin with it, whatever it or a part of it links to.
+        but: a folder to pass over, resolved.
+    """
+
+    def walk(here: str, above: frozenset[str]) -> Iterator[pathlib.Path]:
+        real = os.path.realpath(here)
+        if real in above or real == left_out:
+            return
+        try:
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except PermissionError:
+            return
+        for entry in entries:
+            if entry.is_dir():
+                yield from walk(entry.path, above | {real})
+            else:
+                yield pathlib.Path(entry.path)
+
+    left_out = None if but is None else str(but)
+    return walk(os.fspath(folder), frozenset())
+
+
+def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """Returns a file of a zip, inflated piece by piece and no further than it says it is long.
+
+    `ZipFile.read` inflates all that there is before it looks at what was promised. Here a piece is
+    of 64 kB; where it was packed by bzip2 or LZMA, what 4 kB of it hold, which may be some MB.
+
+    Args:
+        archive: the zip, open.
+        member: which file of it; whether `member.file_size` is too much is the caller's question.
+    """
+    piece = _PIECE if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else 4096
+    with archive.open(member) as file:
+        return b"".join(iter(lambda: file.read(piece), b""))

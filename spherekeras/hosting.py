@@ -155,7 +155,7 @@ def fetch(name: str, entry: Mapping[str, Any]) -> pathlib.Path:
                 for file in sorted(files, key=lambda file: (files[file]["size"], file)):
                     _download(files[file], part / file, folder, progress)
             with atomic_path(part / SUMS) as temporary:
-                temporary.write_text(sums)
+                temporary.write_bytes(sums.encode())
             folder.parent.mkdir(exist_ok=True)
             if os.path.lexists(folder):  # damaged, or of an older manifest
                 shutil.rmtree(work / "old", ignore_errors=True)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from spherekeras.errors import PresetError
+from spherekeras.files import read_member
 from spherekeras.terminal import silenced
 
 NOTE = "preset.json"
@@ -130,9 +131,10 @@ class LiteRTModel:
         """
         try:
             with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
-                if archive.getinfo(NOTE).file_size > _MOST_NOTE:
+                member = archive.getinfo(NOTE)
+                if member.file_size > _MOST_NOTE:
                     raise ValueError
-                note = json.loads(archive.read(NOTE))
+                note = json.loads(read_member(archive, member))
             if note["format"] != 1:
                 raise ValueError
             parts = [note["config"], note["metadata"], note["preset"]]

@@ -331,8 +331,10 @@ def subtracts_mean(metadata: dict[str, Any]) -> bool:
     Args:
         metadata: of the preset, or what an exported file tells of it.
     """
-    views = (m for m in metadata.get("metrics", []) if m.get("name") == "LFW view 2")
-    return bool(metadata.get("subtract_mean", next(views, {}).get("subtract_mean", True)))
+    for metric in metadata.get("metrics", []):
+        if metric.get("name") == "LFW view 2":
+            return bool(metric.get("subtract_mean", True))
+    return bool(metadata.get("subtract_mean", True))
 
 
 def same_weights(first: pathlib.Path, second: pathlib.Path) -> bool:
@@ -486,7 +488,7 @@ def write_preset(folder: pathlib.Path, files: dict[str, Any]) -> None:
                 written[name].write_bytes(data)
         names = sorted({*files_of(folder), *written} - gone)
         lines = [f"{sha256(written.get(name, folder / name))}  {name}\n" for name in names]
-        sums.write_text("".join(lines))
+        sums.write_bytes("".join(lines).encode())
     for name in gone:
         (folder / name).unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@ its label. Either the teacher looks once at every undisturbed crop and its mirro
 imitator sees the crop varied; or the teacher sees each crop as it was varied, anew at every step.
 """
 
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -105,6 +106,9 @@ def onlooker(
     Source: Knowledge distillation: A good teacher is patient and consistent, arXiv 2106.05237.
     """
     path = pathlib.Path(folder) / presets.TFLITE
+    if teacher.config.mirror == "concat":  # as many dimensions as are imitated: see `embeddings_of`
+        config = dataclasses.replace(teacher.config, mirror="sum")
+        teacher = FaceEmbedder(teacher.backbone, config)
     if keras.backend.backend() == "tensorflow":
         try:
             to_tflite(teacher, path, "dynamic")

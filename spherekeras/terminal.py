@@ -6,13 +6,13 @@ import sys
 import threading
 from collections.abc import Iterator
 
-_alone = threading.RLock()
+alone = threading.RLock()  # who turns the process' outputs elsewhere holds it
 
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
     """Inside, standard error goes nowhere, that of compiled code too; one thread at a time."""
-    with _alone:
+    with alone:
         if sys.stderr is not None:
             sys.stderr.flush()
         try:

@@ -98,11 +98,16 @@ def test_a_fresh_process_loads_a_saved_model(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "model.keras"
     run(
         "import keras, spherekeras as sk\n"
-        "model = sk.Sequential([keras.Input((4,)), sk.layers.ASoftmax(3)])\n"
+        "prelu = sk.backbones.SphereFaceNet(depth=4, embedding_dim=8, input_shape=(32, 32, 3))\n"
+        "norm = sk.backbones.MobileFaceNet(embedding_dim=8, input_shape=(32, 32, 3))\n"
+        f"norm.save({str(tmp_path / 'norm.keras')!r})\n"
+        "model = sk.Sequential([prelu, sk.layers.ASoftmax(3)])\n"
         f"model.save({str(path)!r})"
     )
     load = f"print(type(keras.models.load_model({str(path)!r}).layers[-1]).__name__)"
     assert run(f"import keras, spherekeras\n{load}").strip() == "ASoftmax"
+    load = f"print(keras.models.load_model({str(tmp_path / 'norm.keras')!r}).output_shape)"
+    assert run(f"import keras, spherekeras\n{load}").strip() == "(None, 8)"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -1,6 +1,7 @@
 """A teacher's embeddings for crops, and the training that imitates them."""
 
 import csv
+import dataclasses
 import pathlib
 import threading
 from typing import Any
@@ -128,6 +129,21 @@ def test_an_onlooker_sees_the_crops_as_they_were_varied(
     for thread in threads:
         thread.join()
     np.testing.assert_array_equal(batches.batch(2)[1], wanted)
+
+
+def test_an_onlooker_of_a_teacher_that_joins_mirror_images_gives_what_is_imitated(
+    preset: pathlib.Path, records: Records, tmp_path: pathlib.Path
+) -> None:
+    faces = sk.load_preset(preset)
+    config = dataclasses.replace(faces.config, mirror="concat")
+    joined = sk.load_preset(
+        sk.FaceEmbedder(faces.backbone, config).save_preset(tmp_path / "joined")
+    )
+    positions, mean = np.arange(5), np.linspace(-0.1, 0.1, 8)
+    look = teacher.onlooker(joined, records, mean, tmp_path / "run")
+    wanted = teacher.embeddings_of(joined, records, positions, tmp_path / "known")
+    wanted = teacher.centred(wanted, mean)
+    assert (look(records.crops(positions)) * wanted).sum(axis=1).min() > 0.999
 
 
 def test_work_that_was_cut_off_goes_on(

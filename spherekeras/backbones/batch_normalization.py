@@ -36,7 +36,8 @@ class BatchNormalization(layers.BatchNormalization):
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor = None) -> Tensor:
         """Returns the normalised map."""
-        usual = mask is None and self.scale and self.center and not self.renorm
+        usual = mask is None and self.scale and self.center
+        usual = usual and not getattr(self, "renorm", False)  # Keras has it from 3.14 on
         usual = usual and len(inputs.shape) == 4 and self.axis in (-1, 3)
         if training and self.trainable and usual and keras.backend.backend() == "tensorflow":
             import tensorflow as tf  # the one operation that `keras.ops` does not have

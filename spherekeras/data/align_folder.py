@@ -19,7 +19,7 @@ from typing import Any
 
 from spherekeras.data import alignment, detection, images, picture_headers
 from spherekeras.errors import DataError, ImageError, SphereKerasError
-from spherekeras.files import atomic_path
+from spherekeras.files import atomic_path, files_below, read_member
 
 MANIFEST = "manifest.jsonl"
 JPEG_QUALITY = 95
@@ -235,7 +235,8 @@ def _list_pictures(
     """Returns the pictures sorted by name, members of zips that are refused, and other files."""
     items = [source] if isinstance(source, str | os.PathLike) else list(source)
     paths = [path for item in items for path in _expanded(pathlib.Path(item))]
-    files = sorted({path.resolve() for path in paths})
+    # Not what links lead to: a picture has the name and the folder under which it was given.
+    files = sorted({pathlib.Path(os.path.abspath(path)) for path in paths})
     where = str(items[0]) if len(items) == 1 else "the list"
     alone = len(paths) == 1
     if alone and not files[0].exists():
@@ -254,9 +255,7 @@ def _list_pictures(
     found: dict[str, pathlib.Path] = {}
     for file in files:
         if file.is_dir():
-            for inner in file.rglob("*"):
-                if inner.is_dir() or (out != root and out in inner.parents):
-                    continue
+            for inner in files_below(file, None if out == root.resolve() else out):
                 name = inner.relative_to(root).as_posix()
                 if reason := _not_a_picture(inner.relative_to(file)):
                     skipped[name] = reason
@@ -341,8 +340,8 @@ def _is_picture(name: pathlib.PurePath) -> bool:
 def _of_files(
     files: Mapping[str, pathlib.Path], root: pathlib.Path, out: pathlib.Path
 ) -> list[_Picture]:
-    targets = {out / crop for crop in _name_crops(files).values()}
-    if out == root or not targets.isdisjoint(files.values()):
+    targets = {str(out / crop) for crop in _name_crops(files).values()}
+    if out == root.resolve() or not targets.isdisjoint(map(os.path.realpath, files.values())):
         raise DataError(
             f"The crops would be written among the photographs in {out}. Expected `out` to be a "
             f"folder of its own, such as {root.with_name(root.name + '-aligned')}."
@@ -360,7 +359,7 @@ def _of_files(
 def _of_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> _Picture:
     def read() -> bytes:
         try:
-            return archive.read(member)
+            return read_member(archive, member)
         except _DAMAGED_ZIP as error:
             raise ImageError(f"{name} is damaged in the zip ({error}). Pack it again.") from None
         except RuntimeError:  # what `zipfile` raises for a password

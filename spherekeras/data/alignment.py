@@ -8,6 +8,8 @@ import numpy as np
 from spherekeras.data import images
 from spherekeras.errors import DataError
 
+_MOST_SIDE = 32_000  # OpenCV 4 draws from pictures of fewer pixels a side than 32,767
+
 
 @dataclasses.dataclass(frozen=True)
 class Template:
@@ -139,8 +141,9 @@ def warp(image: np.ndarray, transform: np.ndarray, height: int, width: int) -> n
 
     scale = np.sqrt(abs(np.linalg.det(transform[:, :2])))
     shrink = int(1.0 / scale + 1e-9)
-    if shrink >= 2:
+    if shrink >= 2 or max(image.shape[:2]) > _MOST_SIDE:
         # Shrink only the part that is drawn, a margin around it included.
+        shrink = max(shrink, 1)
         corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
         inside = cv2.invertAffineTransform(transform)
         corners = corners @ inside[:, :2].T + inside[:, 2]
@@ -149,7 +152,9 @@ def warp(image: np.ndarray, transform: np.ndarray, height: int, width: int) -> n
         high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 2 * shrink, low + 1, limits)
         part = image[low[1] : high[1], low[0] : high[0]]
         size = np.maximum((high - low) // shrink, 1)
-        image = cv2.resize(part, tuple(size.tolist()), interpolation=cv2.INTER_AREA)
+        if shrink > 1:
+            part = cv2.resize(part, tuple(size.tolist()), interpolation=cv2.INTER_AREA)
+        image = part
         ratio = (high - low) / size  # pixels of the picture in one of the shrunk part
         # Pixel centres: full = (small + 0.5) * ratio - 0.5 + low.
         linear = transform[:, :2] * ratio

@@ -13,6 +13,7 @@ import numpy as np
 
 from spherekeras.data import alignment, images, mtcnn
 from spherekeras.errors import DataError
+from spherekeras.files import sha256
 
 _MIRROR_ORDER = [1, 0, 2, 4, 3]
 _LANDMARKS = np.array(alignment.TEMPLATES["arcface_112x112"].landmarks) - [55.5, 55.5]
@@ -137,7 +138,7 @@ class YuNetDetector:
         if not 0 <= views <= len(_VIEWS):
             raise DataError(f"`views` must lie in 0 to {len(_VIEWS)}. Received: {views}.")
         self._views = _VIEWS[:views]
-        self.name = f"yunet:{self._model.stem}:views={views}"
+        self.name = f"yunet:{self._model.stem}:{sha256(self._model)[:8]}:views={views}"
         self._local = threading.local()
         self._any_size = self._takes(160)
         if not self._any_size and not self._takes(320):

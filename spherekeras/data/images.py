@@ -17,9 +17,10 @@ def read_image(source: str | os.PathLike[str] | bytes, name: str | None = None) 
     """Reads a picture as RGB, upright, whatever its file format, depth and channels.
 
     The EXIF orientation is applied; grey, palette and CMYK pictures become RGB, 16 bits become
-    8, and transparency is laid on white. Of an animation or a TIFF with several pages it is the
-    first. A JPEG that was cut short is refused: some decoders fill its missing part with grey
-    and say nothing. The size is checked before anything is decoded.
+    8, and transparency is laid on white (not that of a grey PNG with one transparent shade, which
+    OpenCV does not tell); pictures of floats are refused. Of an animation or a TIFF with several
+    pages it is the first. A JPEG that was cut short is refused: some decoders fill its missing
+    part with grey and say nothing. The size is checked before anything is decoded.
 
     Args:
         source: a path, or the bytes of a picture file.
@@ -77,7 +78,8 @@ def read_image(source: str | os.PathLike[str] | bytes, name: str | None = None) 
                 _lay_on_white(image, buffer)
     if image is None:
         raise ImageError(
-            f"{name} is damaged and cannot be decoded. Copy or download the picture again."
+            f"{name} is damaged and cannot be decoded. Copy or download the picture again; if it "
+            "opens elsewhere, save it as PNG with 8 bits."
         )
     return image
 

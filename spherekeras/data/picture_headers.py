@@ -13,6 +13,7 @@ Order = Literal["little", "big"]
 _PNM = re.compile(rb"P[1-6]\s+(?:#[^\n]*\n\s*)*(\d{1,9})\s+(?:#[^\n]*\n\s*)*(\d{1,9})")
 _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 # Inside entropy-coded data 0xFF is followed by 0x00 (a stuffed byte) or a restart marker.
+_ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}  # markers that no length follows, and none at all
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MOST_FRAMES = 10_000
 
@@ -96,6 +97,9 @@ def _jpeg(data: bytes) -> Header:
             return Header("JPEG", width, height)
         if marker == 0xFF:  # a fill byte
             position += 1
+            continue
+        if marker in _ALONE:
+            position += 2
             continue
         if marker in _START_OF_FRAME and not width and len(data) >= position + 9:
             height, width = (_number(data, position + at, 2, "big") for at in (5, 7))

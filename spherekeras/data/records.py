@@ -23,7 +23,7 @@ import numpy as np
 
 from spherekeras.data.images import read_image
 from spherekeras.errors import DataError, ImageError
-from spherekeras.files import atomic_path, sha256
+from spherekeras.files import atomic_path, files_below, read_member, sha256
 
 PICTURES = (".jpg", ".jpeg", ".png")
 _SHARD = 8192
@@ -231,9 +231,9 @@ def _open(source: str | os.PathLike[str]) -> list[_Picture]:
     path = pathlib.Path(source)
     if path.is_dir():
         found = [
-            (p.relative_to(path).as_posix(), p.stat().st_size, p.read_bytes)
-            for p in path.rglob("*")
-            if p.is_file()
+            (p.relative_to(path).as_posix(), p.stat().st_size if p.exists() else 0, p.read_bytes)
+            for p in files_below(path)
+            if p.is_file() or not p.exists()  # a link to nothing is told of, a pipe not waited for
         ]
     else:
         found = _open_zip(path)
@@ -257,7 +257,7 @@ def _open_zip(path: pathlib.Path) -> list[tuple[str, int, Callable[[], bytes]]]:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. {wanted}") from None
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise DataError(f"{path} is neither a folder nor a zip ({error}). {wanted}") from None
 
     def reader(member: zipfile.ZipInfo) -> Callable[[], bytes]:
@@ -265,7 +265,7 @@ def _open_zip(path: pathlib.Path) -> list[tuple[str, int, Callable[[], bytes]]]:
             if member.file_size > _LARGEST:
                 raise ImageError(f"{member.filename} says it has {member.file_size:,} bytes.")
             try:
-                return archive.read(member)
+                return read_member(archive, member)
             except (
                 *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
                 *(RuntimeError, NotImplementedError, ValueError),

@@ -24,6 +24,7 @@ from spherekeras.errors import ExportError
 from spherekeras.export.copies import again, copied
 from spherekeras.files import atomic_path
 from spherekeras.litert import LiteRTModel
+from spherekeras.terminal import alone
 
 if TYPE_CHECKING:
     import keras
@@ -276,8 +277,15 @@ def writing(path: str | os.PathLike[str], suffix: str) -> Iterator[pathlib.Path]
 def quiet() -> Iterator[None]:
     """Keeps the converters' chatter off the terminal, down to their C++.
 
-    An error that passes through carries the last of what was held back as a note.
+    An error that passes through carries the last of what was held back as a note. One thread at a
+    time, for the outputs are the process'.
     """
+    with alone, _held_back():
+        yield
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     sys.stdout.flush()
     sys.stderr.flush()

@@ -57,6 +57,13 @@ def test_the_fused_operation_serves_training_alone():
     np.testing.assert_array_equal(layer(x, training=True), stock(x, training=True))
 
 
+def test_keras_before_renorm_is_no_hindrance():
+    x = np.random.default_rng(2).normal(size=(2, 4, 4, 3)).astype("float32")
+    layer, stock = _layers(x.shape)
+    vars(layer).pop("renorm", None)  # as before Keras 3.14
+    np.testing.assert_allclose(layer(x, training=True), stock(x, training=True), atol=1e-5)
+
+
 def test_bfloat16_keeps_its_statistics_in_float32():
     x = np.random.default_rng(3).normal(100.0, 1.0, (8, 4, 4, 3)).astype("float32")
     layer, _ = _layers(x.shape, dtype="mixed_bfloat16")

@@ -322,6 +322,28 @@ def test_folders_zips_pictures_and_lists_together(folder, tmp_path):
     assert (alone.aligned, alone.failures) == (2, ())
 
 
+def test_linked_pictures_and_folders_keep_the_names_they_were_given(tmp_path):
+    blob, other = draw(tmp_path / "store" / "x.jpg", 1), draw(tmp_path / "o" / "1.jpg", 2)
+    root = tmp_path / "people"
+    for person in ("ann", "bob"):
+        (root / person).mkdir(parents=True)
+        (root / person / "1.jpg").symlink_to(blob)
+    (root / "cid").symlink_to(other.parent)
+    (root / "ann" / "gone.jpg").symlink_to(tmp_path / "nothing")
+    report = align_folder(root, tmp_path / "out", detector=Drawn())
+    assert report.aligned == 3 and [f.source for f in report.failures] == ["ann/gone.jpg"]
+    assert {"ann/1.jpg", "bob/1.jpg", "cid/1.jpg"} <= set(tree(tmp_path / "out"))
+    listed = [root / "ann" / "1.jpg", root / "bob" / "1.jpg"]
+    assert align_folder(listed, tmp_path / "listed", detector=Drawn()).aligned == 2
+    assert {"ann/1.jpg", "bob/1.jpg"} <= set(tree(tmp_path / "listed"))
+    assert align_folder(listed[0], tmp_path / "one", detector=Drawn()).aligned == 1
+    link = tmp_path / "link"
+    link.symlink_to(root)
+    inside = align_folder(link, root / "crops", detector=Drawn())  # by its other name
+    assert inside.aligned == 3
+    assert align_folder(link, root / "crops", detector=Drawn()).already_done == 3
+
+
 def test_one_picture_needs_no_list(folder, tmp_path):
     align_folder(folder / "crowd.jpg", tmp_path / "one", detector=Drawn())
     align_folder([folder / "crowd.jpg"], tmp_path / "list", detector=Drawn())

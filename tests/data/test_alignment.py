@@ -158,6 +158,19 @@ def test_shrinking_keeps_the_place_to_a_tenth_of_a_pixel_of_the_crop():
     assert np.abs(error).max() < 0.25 * 6.3 * 0.8
 
 
+@pytest.mark.parametrize("scale", [0.6, 1.0, 1.7])
+def test_a_very_wide_picture_is_drawn_as_its_part_is(scale):
+    """Wider than some versions of OpenCV draw from."""
+    part = np.random.default_rng(3).integers(0, 256, (250, 900, 3), np.uint8)
+    wide = np.zeros((250, 40_000, 3), np.uint8)
+    wide[:, 35_000:35_900] = part
+    transform = planted(scale, 10, (-300 * scale, 20))
+    moved = transform - np.array([[0, 0, 1], [0, 0, 0]]) * 35_000 * transform[0, 0]
+    moved[1, 2] -= 35_000 * transform[1, 0]
+    drawn = alignment.warp(wide, moved, 112, 96).astype(int)
+    assert np.abs(drawn - alignment.warp(part, transform, 112, 96)).max() <= 1  # rounding
+
+
 def test_beyond_the_border_the_edge_repeats():
     image = np.full((60, 60, 3), 200, np.uint8)
     image[:, 0] = 10

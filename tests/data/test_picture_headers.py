@@ -1,6 +1,7 @@
 import io
 import struct
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -70,6 +71,23 @@ def test_the_first_of_two_sizes_counts_as_decoders_take_it():
     small = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 8, 8, 3) + bytes(9)
     header = read_header(b"\xff\xd8" + frame + small + b"\xff\xd9")
     assert header == Header("JPEG", 60000, 50000)
+
+
+@pytest.mark.parametrize("alone", [b"\xff\x01", b"\xff\xd0", b"\xff\xd7", b"\xff\xd8", b"\xff\x00"])
+def test_markers_without_a_length_hide_no_size(alone):
+    frame = struct.pack(">HBHHB", 17, 8, 50000, 60000, 3) + bytes(9)
+    small = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 8, 8, 3) + bytes(9)
+    data = b"\xff\xd8" + alone + b"\xff\xc0" + frame + bytes(0xFFC0) + small + b"\xff\xd9"
+    assert read_header(data) == Header("JPEG", 60000, 50000)
+
+
+def test_what_a_decoder_makes_of_such_markers_is_what_the_header_says():
+    data = cv2.imencode(".jpg", np.zeros((70, 90, 3), np.uint8))[1].tobytes()
+    for alone in (b"\xff\x01", b"\xff\xd0\xff\xd7", b"\xff\x00", b"\xff\x00junk"):
+        changed = data[:2] + alone + data[2:]
+        decoded = cv2.imdecode(np.frombuffer(changed, np.uint8), cv2.IMREAD_COLOR)
+        assert decoded is None or decoded.shape == (70, 90, 3)
+        assert read_header(changed) == Header("JPEG", 90, 70)
 
 
 def test_other_files_have_no_header():

@@ -211,6 +211,22 @@ def test_a_wrong_source_leaves_finished_records_alone(
     assert open_records(tmp_path / "records").checksum == whole
 
 
+def test_linked_people_are_packed_and_dead_links_listed(
+    crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    whole = pack(crops, tmp_path / "whole")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for person in crops.iterdir():
+        (linked / person.name).symlink_to(person)
+    same = pack(linked, tmp_path / "same")
+    assert (same.checksum, same.identities) == (whole.checksum, whole.identities)
+    (linked / "dead").mkdir()
+    (linked / "dead" / "1.png").symlink_to(tmp_path / "nothing")
+    told = pack(linked, tmp_path / "told")
+    assert [entry["picture"] for entry in told.skipped] == ["dead/1.png"]
+
+
 def test_zip_members_that_cannot_be_read_are_listed(
     crops: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
