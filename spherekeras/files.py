@@ -80,7 +80,7 @@ def files_below(
         except PermissionError:
             return
         for entry in entries:
-            if entry.is_dir():
+            if os.path.isdir(entry.path):  # False, not an error, for a link to itself
                 yield from walk(entry.path, above | {real})
             else:
                 yield pathlib.Path(entry.path)

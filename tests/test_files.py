@@ -41,14 +41,15 @@ def test_links_are_followed_and_rings_end(tmp_path: pathlib.Path) -> None:
     (root / "Ann").mkdir(parents=True)
     (root / "Ann" / "2").symlink_to(tmp_path / "store" / "deep" / "1")
     (root / "Ann" / "gone").symlink_to(tmp_path / "nothing")
+    (root / "Ann" / "self").symlink_to(root / "Ann" / "self")
     (root / "Bob").symlink_to(tmp_path / "store")
     (root / "Cid").symlink_to(tmp_path / "store" / "deep")
     (root / "Ann" / "ring").symlink_to(root)
     found = [path.relative_to(root).as_posix() for path in files_below(root)]
-    assert found == ["Ann/2", "Ann/gone", "Bob/deep/1", "Cid/1"]
+    assert found == ["Ann/2", "Ann/gone", "Ann/self", "Bob/deep/1", "Cid/1"]
     but = (root / "Bob" / "deep").resolve()
     left = [path.relative_to(root).as_posix() for path in files_below(root, but)]
-    assert left == ["Ann/2", "Ann/gone"]
+    assert left == ["Ann/2", "Ann/gone", "Ann/self"]
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

@@ -254,6 +254,7 @@ class DrawnEmbedder:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
+        self.metadata: dict[str, object] = {}
 
     def crop(self, source: bytes, name: str) -> np.ndarray:
         if name == "P2/P2_0002.jpg":
