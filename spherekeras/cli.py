@@ -379,9 +379,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.report:
         html_page.check_target(options.report)
     faces = _load(options, lazy=not protocol.startswith("lfw"))
-    subtract = options.subtract_mean or (
-        not options.keep_mean and presets.subtracts_mean(faces.metadata)
-    )
+    if protocol in ("lfw", "lfw-view1", "ytf") and not (options.keep_mean or options.subtract_mean):
+        options.subtract_mean = presets.subtracts_mean(faces.metadata)
+        options.keep_mean = not options.subtract_mean
+    subtract = options.subtract_mean
     result: Any
     with _progress("videos" if protocol == "ytf" else "pictures") as progress:
         if protocol == "bin":
@@ -404,8 +405,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(text if options.json else result)
     if options.report:
         name = pathlib.Path(faces.folder or options.preset).resolve().name
-        if protocol != "bin":
-            options.subtract_mean, options.keep_mean = subtract, not subtract
         measured_by = _measured_by(options, faces, name)
         page = report_page.report_of(result, f"{name} on {result.name}", measured_by)
         report_page.write_report(options.report, page)

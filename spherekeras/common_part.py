@@ -46,15 +46,15 @@ def keep_length(faces: FaceEmbedder, crops: np.ndarray, share: float) -> None:
     """Gives all embeddings a constant component, through which a cosine minds their length.
 
     An A-Softmax head takes logits of `‖x‖·cos θ`, so the length of an embedding is free to tell
-    how much the network saw. The constant stands at a right angle to how faces
-    differ (the direction in which the outputs vary least), so for `c = share · mean ‖x‖` two
-    embeddings have the cosine `(x·y + c²) / √((‖x‖² + c²)(‖y‖² + c²))`: two long ones must point
-    the same way to be one person's, two short ones decide little.
+    how much the network saw. The constant, of length c, stands at a right angle to how faces differ
+    (the direction in which the outputs vary least), so two embeddings have the cosine
+    `(x·y + c²) / √((‖x‖² + c²)(‖y‖² + c²))`: two long ones must point the same way to be one
+    person's, two short ones decide little.
 
     Args:
         faces: with the network.
         crops: some, of its size, uint8 `(n, height, width, 3)`.
-        share: of the mean distance of its outputs from their mean.
+        share: c, over the mean distance of its outputs from their mean.
 
     Raises:
         ValueError: a network without a last bias (or a last batch norm).

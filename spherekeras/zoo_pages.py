@@ -94,8 +94,9 @@ def write_table(root: pathlib.Path) -> None:
     for row in rows:
         cells = " | ".join(zoo.text(row[column], column) for column in _COLUMNS)
         lines.append(f"| [{row['name']}]({row['name']}/README.md) | {cells} |")
-    known = {row["name"]: presets.read_metadata(root / row["name"]) for row in rows}
-    if moved := [f"`{name}`" for name, its in known.items() if presets.subtracts_mean(its)]:
+    names = [row["name"] for row in rows]
+    moved = [f"`{n}`" for n in names if presets.subtracts_mean(presets.read_metadata(root / n))]
+    if moved:
         lines += ["", "LFW view 2 with the mean embedding subtracted, as the SphereFace release"]
         lines += [f"does: {', '.join(moved)}. The others without, which is how `verify` compares."]
     with atomic_path(root / "README.md") as temporary:

@@ -12,8 +12,8 @@ Order = Literal["little", "big"]
 
 _PNM = re.compile(rb"P[1-6]\s+(?:#[^\n]*\n\s*)*(\d{1,9})\s+(?:#[^\n]*\n\s*)*(\d{1,9})")
 _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-# Inside entropy-coded data 0xFF is followed by 0x00 (a stuffed byte) or a restart marker.
 _ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}  # markers that no length follows, and none at all
+# Inside entropy-coded data 0xFF is followed by 0x00 (a stuffed byte) or a restart marker.
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MOST_FRAMES = 10_000
 
