@@ -336,13 +336,15 @@ def _train(options: argparse.Namespace) -> int:
 
         from spherekeras.training import train
     absl_logging.set_verbosity(absl_logging.INFO)
-    folder = train(
-        options.recipe,
-        options.data,
-        options.out,
-        verbose=1 if sys.stderr.isatty() else 2,
-        profile=options.profile,
-    )
+    shown = sys.stderr if options.json else sys.stdout  # where Keras prints how it gets on
+    with contextlib.redirect_stdout(shown):
+        folder = train(
+            options.recipe,
+            options.data,
+            options.out,
+            verbose=1 if sys.stderr.isatty() else 2,
+            profile=options.profile,
+        )
     _show(options, {"preset": str(folder)}, f"Preset: {folder}")
     return 0
 

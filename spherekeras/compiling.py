@@ -57,6 +57,19 @@ class _OfParts(keras.optimizers.schedules.LearningRateSchedule):
         return self.schedule(step // self.parts)
 
 
+class _WarmedUp(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule whose first steps climb to the highest rate in a line."""
+
+    def __init__(
+        self, schedule: keras.optimizers.schedules.LearningRateSchedule, rate: float, steps: int
+    ) -> None:
+        self.schedule, self.rate, self.steps = schedule, rate, steps
+
+    def __call__(self, step: Any) -> Any:
+        climbed = self.rate * (keras.ops.cast(step, "float32") + 1) / (self.steps + 1)
+        return keras.ops.where(step < self.steps, climbed, self.schedule(step))
+
+
 @contextlib.contextmanager
 def averaged(model: keras.Model) -> Iterator[None]:
     """Inside, the weights are their running average, where the optimiser keeps one."""
@@ -85,8 +98,6 @@ def learning_rate(plan: Optimizer, steps: int) -> keras.optimizers.schedules.Lea
             warmup_target=plan.learning_rate,
             warmup_steps=plan.warmup,
         )
-    ramp = [plan.learning_rate * (i + 1) / (plan.warmup + 1) for i in range(plan.warmup)]
     falls = [plan.learning_rate * 0.1**i for i in range(len(plan.milestones) + 1)]
-    return schedules.PiecewiseConstantDecay(
-        [*range(plan.warmup), *(m - 1 for m in plan.milestones)], [*ramp, *falls]
-    )
+    stairs = schedules.PiecewiseConstantDecay([m - 1 for m in plan.milestones], falls)
+    return _WarmedUp(stairs, plan.learning_rate, plan.warmup)

@@ -110,7 +110,7 @@ class Profile(keras.callbacks.Callback):
             "forward and backward)",
         }
         tensorflow = keras.backend.backend() == "tensorflow"
-        if not tensorflow:
+        if keras.backend.backend() == "torch":  # on JAX, Keras fetches within the step
             waited = sum(self._waits[-_RECORDED:]) / sum(seconds)
             speed["waiting for crops"] = f"{waited:.1%} of the time"
         times = operations(self.trace) if tensorflow else Counter()

@@ -58,7 +58,8 @@ class Backbone:
     Attributes:
         start: a preset (name or folder) whose weights are taken over layer by layer where name
             and shapes agree: the same network to be refined, or a shallower SphereFaceNet to
-            grow from, whose added residual units begin close to the identity.
+            grow from, whose added residual units begin close to the identity. Its further
+            `arguments` are this recipe's; what it was taught of channel order and scale is kept.
         common: length of a constant component that the embeddings of the preset get after
             training, over their mean distance from their mean: see
             `spherekeras.common_part.keep_length`.
@@ -170,7 +171,7 @@ class Recipe:
     Attributes:
         name: of the preset.
         description: one sentence for its card.
-        seed: of initial weights, split, order and augmentation.
+        seed: of initial weights, order and augmentation, and of which crops `max_images` leaves.
     """
 
     name: str
@@ -249,6 +250,25 @@ class Recipe:
                 "Received: both. Imitate first, then start a second recipe from that preset "
                 "(`backbone.start`)."
             )
+        if not self.teacher.preset and self.teacher != Teacher():
+            raise RecipeError(
+                "`[teacher]` names whom to imitate. Received: "
+                f"{self.teacher}. Add `preset`, or take the section out."
+            )
+        if o.name == "AdamW" and o.momentum != Optimizer.momentum:
+            raise RecipeError(
+                "`optimizer.momentum` belongs to SGD; AdamW has its own. Received: "
+                f"{o.momentum}. Take it out."
+            )
+        shape = [self.backbone.height, self.backbone.width, 3]
+        twice = {"depth": self.backbone.depth, "embedding_dim": self.backbone.embedding_dim}
+        for key, value in {**twice, "input_shape": shape}.items():
+            if self.backbone.arguments.get(key, value) != value:
+                raise RecipeError(
+                    f"`backbone.arguments` contradicts the recipe: {key} is "
+                    f"{self.backbone.arguments[key]!r} there and {value!r} in `[backbone]` "
+                    "(`depth`, `embedding_dim`, `height`, `width`). Take it out."
+                )
         if self.backbone.width not in (96, 112) or self.backbone.height != 112:
             raise RecipeError(
                 "A template exists for crops of 112x96 and 112x112 (height x width). Received: "

@@ -9,6 +9,8 @@ all GPUs of a machine or several machines.
 import dataclasses
 import hashlib
 import importlib.util
+import inspect
+import json
 import os
 import pathlib
 from typing import Any
@@ -24,7 +26,7 @@ from spherekeras.compiling import averaged, compile_model
 from spherekeras.data import pipeline
 from spherekeras.data.records import Records, fingerprint, open_records, pack
 from spherekeras.embedder import FaceEmbedder, load_preset
-from spherekeras.errors import RecipeError, TrainingError
+from spherekeras.errors import DataError, RecipeError, TrainingError
 from spherekeras.evaluation import metrics
 from spherekeras.files import atomic_path
 from spherekeras.multi_worker_fit import mend_fit
@@ -88,6 +90,7 @@ def train(
     check_model(plan)
     if plan.backbone.start:
         check_source(plan, plan.backbone.start, "backbone.start")
+        check_start(plan.backbone)
     if plan.teacher.preset:
         check_source(plan, plan.teacher.preset, "teacher.preset")
     teacher = load_teacher(plan) if plan.teacher.preset else None
@@ -128,7 +131,8 @@ def _run(
     first = distribution.is_first(strategy)
     if first:  # of several workers one packs, and one asks the teacher
         records = _records(source, out)
-        _claim(out, text, records, checkpoints)
+        check_crops(plan.backbone, records)
+        _claim(out, text, records, teacher, checkpoints)
         checkpoints.clear()
     distribution.agree(strategy, 0)
     if not first:
@@ -315,14 +319,65 @@ def check_source(plan: Recipe, preset: str, key: str) -> None:
         )
 
 
+def check_start(plan: Backbone) -> None:
+    """Refuses to start from a network of the same function that computes something else.
+
+    Raises:
+        RecipeError: an argument other than depth and sizes differs.
+    """
+    config = presets.read_config(presets.find_preset(plan.start))
+    if config.backbone != plan.name:
+        return
+    known = inspect.signature(getattr(backbones, plan.name)).parameters
+    for key in known.keys() - {"depth", "embedding_dim", "input_shape", "name"}:
+        theirs, ours = (
+            arguments.get(key, known[key].default)
+            for arguments in (config.arguments, plan.arguments)
+        )
+        if theirs != ours:
+            raise RecipeError(
+                f"`backbone.start` = {plan.start!r} was built with {key} = {theirs!r}, this recipe "
+                f"with {ours!r}. Set backbone.arguments = {{ {key} = {json.dumps(theirs)} }}."
+            )
+
+
+def check_crops(plan: Backbone, records: Records) -> None:
+    """Refuses crops that are not, to the pixel, what the network's template shows or shows more of.
+
+    Raises:
+        DataError: they have another size.
+    """
+    template = _TEMPLATES[plan.width]
+    wanted = [(112, width) for width in _TEMPLATES if width >= plan.width]
+    if (records.height, records.width) not in wanted:
+        raise DataError(
+            f"The crops of {records.folder} are {records.height}x{records.width}; this network "
+            f"takes crops of {' or '.join(f'{h}x{w}' for h, w in wanted)} (height x width), "
+            f"aligned to {template}. Align the photographs with `spherekeras align PHOTOS --out "
+            f"CROPS --template {template}`."
+        )
+
+
 def start_from(backbone: keras.Model, preset: str) -> None:
     """Takes over a preset's weights, layer by layer, where name and shapes agree.
 
+    A network that was taught another order of channels or scale of pixels has its first kernel
+    changed, so that it computes from a recipe's pixels what it computed from its own.
+
     Raises:
-        RecipeError: no layer agrees.
+        RecipeError: no layer agrees, or the preset's pixels have another offset.
     """
-    source = load_preset(preset).backbone
+    faces = load_preset(preset)
+    source, config = faces.backbone, faces.config
+    if config.offset != _OFFSET:
+        raise RecipeError(
+            f"`backbone.start`: {preset!r} was taught pixels less {config.offset:g}; a recipe's "
+            f"have {_OFFSET:g} subtracted. Start from another preset."
+        )
     weights = {layer.name: layer.get_weights() for layer in source.layers}
+    first = next(given for given in weights.values() if given)
+    kernel = first[0] * (config.scale / _SCALE)  # (height, width, channels, filters)
+    first[0] = kernel[:, :, ::-1] if config.channel_order == "BGR" else kernel
     taken = 0
     for layer in backbone.layers:
         given = weights.get(layer.name, [])
@@ -449,9 +504,18 @@ def _records(source: str | os.PathLike[str], out: pathlib.Path) -> Records:
     return records
 
 
-def _claim(out: pathlib.Path, text: str, records: Records, checkpoints: Checkpoints) -> None:
+def _claim(
+    out: pathlib.Path,
+    text: str,
+    records: Records,
+    teacher: FaceEmbedder | None,
+    checkpoints: Checkpoints,
+) -> None:
     """Makes `out` the folder of this run, or refuses where it is another's."""
     stamp = {"recipe.toml": text, "records.sha256": records.checksum + "\n"}
+    if teacher and teacher.folder:
+        files = presets.stamp(teacher.folder)
+        stamp["teacher.sha256"] = "".join(f"{digest}  {name}\n" for name, digest in files.items())
     for name, content in stamp.items():
         path = out / name
         if checkpoints.kept and path.exists() and path.read_text(encoding="utf-8") != content:

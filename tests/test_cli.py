@@ -13,12 +13,15 @@ from unittest import mock
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
-from spherekeras import cli, presets
-from spherekeras.data.drawn_faces import draw_face, drawn_crops
+from spherekeras import cli, export, presets
+from spherekeras.data.drawn_faces import draw_face, drawn_crops, write_drawn_crops
+from spherekeras.data.records import open_records
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.evaluation import Calibration
+from spherekeras.litert import LiteRTModel
 from spherekeras.recipe import Backbone, Recipe
 from spherekeras.training import preset_config
 
@@ -141,15 +144,18 @@ def test_wrong_use_is_exit_status_2(zoo: pathlib.Path) -> None:
 def test_embed_works_through_good_and_bad(
     zoo: pathlib.Path, pictures: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    good = pictures / "person1" / "0.png"
+    good = [pictures / "person1" / "0.png", pictures / "person0" / "1.png"]
     result = run(
-        zoo, "embed", pictures / "text.jpg", good, pictures / "grey.png", "--preset", "tiny",
-        "--out", tmp_path / "out.npz",
+        zoo, "embed", pictures / "text.jpg", good[0], pictures / "grey.png", good[1],
+        "--preset", "tiny", "--out", tmp_path / "out.npz",
     )  # fmt: skip
     assert result.returncode == 1
     assert "text.jpg" in result.stderr and "grey.png" in result.stderr
     with np.load(tmp_path / "out.npz") as out:
-        assert out["paths"].tolist() == [str(good)] and out["embeddings"].shape == (1, 16)
+        assert out["paths"].tolist() == [*map(str, good)]
+        wanted = FaceEmbedder.from_preset(zoo / "tiny").embed(good)
+        np.testing.assert_allclose(out["embeddings"], wanted, atol=1e-5)
+    assert abs(wanted[0] @ wanted[1]) < 0.999
 
 
 def test_identify_ranks_the_gallery(zoo: pathlib.Path, pictures: pathlib.Path) -> None:
@@ -277,6 +283,29 @@ def test_pack_and_export(zoo: pathlib.Path, tmp_path: pathlib.Path) -> None:
     exported = run(zoo, "export", "tiny", "--out", tmp_path / "tiny.tflite", "--json")
     assert exported.returncode == 0, exported.stderr
     assert json.loads(exported.stdout)["min_cosine"] >= 0.999999
+    int8 = ["--quantization", "int8", "--representative", tmp_path / "records"]
+    with mock.patch("spherekeras.export.to_tflite", wraps=export.to_tflite) as called:
+        assert run(zoo, "export", "tiny", "--out", tmp_path / "8.tflite", *int8).returncode == 0
+    given = called.call_args.kwargs["representative"]
+    np.testing.assert_array_equal(given, open_records(tmp_path / "records").crops(range(4)))
+    assert np.size(LiteRTModel(tmp_path / "8.tflite")(given[0][None])) == 16
+    drop_in = ["--layout", "NCHW", "--pixels", "uint8", "--crop", "arcface_112x112"]
+    done = run(zoo, "export", "tiny", "--out", tmp_path / "tiny.onnx", *drop_in)
+    assert done.returncode == 0, done.stderr
+    taken = onnx.load(tmp_path / "tiny.onnx").graph.input[0].type.tensor_type
+    assert [d.dim_value for d in taken.shape.dim][1:] == [3, 112, 112]
+    assert taken.elem_type == onnx.TensorProto.UINT8
+
+
+def test_train_prints_one_object(zoo: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    crops = write_drawn_crops(tmp_path / "crops", range(4), 2)
+    text = "[backbone]\ndepth = 4\nembedding_dim = 8\n[training]\nsteps = 1\nbatch_size = 4\n"
+    (tmp_path / "r.toml").write_text(f"{text}checkpoint_steps = 1\n")
+    asked = ["train", tmp_path / "r.toml", "--data", crops, "--out", tmp_path / "run", "--json"]
+    result = run(zoo, *asked)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == {"preset": str(tmp_path / "run" / "preset")}
+    assert "loss" in result.stderr
 
 
 def test_an_exported_file_is_used_as_a_preset_is(

@@ -79,6 +79,19 @@ def test_shipped_recipes_are_valid(path: pathlib.Path) -> None:
         ("[backbone]\nname = 'SphereFaceNet'", r"`backbone.depth` belongs to SphereFaceNet.*None"),
         ("[backbone]\nname = 'IResNet'", r"IResNet \(18, 34, 50 or 100\), which need it.*None"),
         ("[backbone]\nname = 'MobileFaceNet'\ndepth = 4", r"`backbone.depth` belongs .*depth=4"),
+        ("[teacher]\ncommon = 0.5", r"names whom to imitate.*common=0.5\). Add `preset`, or take"),
+        (
+            "[optimizer]\nname = 'AdamW'\nmomentum = 0.5",
+            r"`optimizer.momentum` belongs to SGD.*Received: 0.5. Take it out",
+        ),
+        (
+            "[backbone]\ndepth = 4\n[backbone.arguments]\ndepth = 10",
+            r"contradicts the recipe: depth is 10 there and 4 in `\[backbone\]`",
+        ),
+        (
+            "[backbone]\ndepth = 4\n[backbone.arguments]\ninput_shape = [112, 112, 3]",
+            r"input_shape is \[112, 112, 3\] there and \[112, 96, 3\]",
+        ),
         ("name = ", r"mine.toml is not a TOML recipe"),
     ],
 )

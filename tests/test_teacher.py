@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import pathlib
+import shutil
 import threading
 from typing import Any
 
@@ -18,7 +19,7 @@ from spherekeras.data.augmentation import Augmentation
 from spherekeras.data.drawn_faces import drawn_crops, write_drawn_crops
 from spherekeras.data.pipeline import Batches
 from spherekeras.data.records import Records, pack
-from spherekeras.errors import DataError, RecipeError
+from spherekeras.errors import DataError, RecipeError, TrainingError
 from spherekeras.presets import PresetConfig
 from spherekeras.recipe import load_recipe
 from spherekeras.training import train
@@ -193,6 +194,20 @@ def test_a_network_that_imitates_comes_closer_and_is_published(
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     assert losses[1] < losses[0] - 0.02  # minus the mean cosine
     assert sk.load_preset(folder).embed(drawn_crops([1], 1)[0]).shape == (1, 8)
+
+
+def test_a_run_goes_on_with_its_own_teacher_alone(
+    preset: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    own = pathlib.Path(shutil.copytree(preset, tmp_path / "teacher"))
+    text = RECIPE.format(preset=own).replace("steps = 12", "steps = 6")
+    (tmp_path / "r.toml").write_text(text)
+    folder = train(tmp_path / "r.toml", crops, tmp_path / "run", verbose=0)
+    assert train(tmp_path / "r.toml", crops, tmp_path / "run", verbose=0) == folder
+    shutil.rmtree(own)
+    shutil.copytree(_preset(tmp_path / "another"), own)
+    with pytest.raises(TrainingError, match=r"holds a run with another teacher.sha256. Give a new"):
+        train(tmp_path / "r.toml", crops, tmp_path / "run", verbose=0)
 
 
 def test_an_imitator_starts_around_what_the_targets_share(

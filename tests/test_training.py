@@ -1,6 +1,7 @@
 """The road from crops to a preset, killed and resumed, and stopped where it must stop."""
 
 import csv
+import dataclasses
 import os
 import pathlib
 import signal
@@ -19,9 +20,10 @@ from spherekeras.data.drawn_faces import drawn_crops, write_drawn_crops
 from spherekeras.data.records import open_records
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import DataError, PresetError, RecipeError, TrainingError
-from spherekeras.recipe import load_recipe
+from spherekeras.recipe import Backbone, load_recipe
 from spherekeras.training import (
     build_model,
+    check_start,
     imprint,
     start_from,
     train,
@@ -247,6 +249,58 @@ def test_a_backbone_starts_from_a_preset(
     last = train(again, crops, tmp_path / "from_tuned", verbose=0)
     assert "start_changed" in FaceEmbedder.from_preset(last).metadata["trained_on"]
     assert "| start changed | by what and on whose pictures" in (last / "README.md").read_text()
+
+
+def test_a_start_that_was_taught_other_pixels_computes_what_it_did(tmp_path: pathlib.Path) -> None:
+    config = presets.PresetConfig(
+        *("SphereFaceNet", {"depth": 4, "embedding_dim": 16}, "sphereface_112x96", 112, 96),
+        *(1 / 255, 127.5, "BGR"),
+    )
+    theirs = FaceEmbedder(presets.build_backbone(config), config)
+    preset = str(theirs.save_preset(tmp_path / "bgr"))
+    ours = SphereFaceNet(4, embedding_dim=16)
+    start_from(ours, preset)
+    some = drawn_crops(range(4), 1)[0]
+    wanted = theirs.embed_crops(some, normalize=False)
+    got = ours.predict((some.astype("float32") - 127.5) / 128, verbose=0)
+    scale = np.linalg.norm(wanted, axis=1).max()
+    kept = FaceEmbedder.from_preset(preset).embed_crops(some, normalize=False)
+    np.testing.assert_allclose(got, kept, atol=1e-4 * scale)
+    np.testing.assert_allclose(got, wanted, atol=2e-3 * scale)  # kept in float16
+    config = dataclasses.replace(config, offset=0.0)
+    FaceEmbedder(theirs.backbone, config).save_preset(tmp_path / "zero")
+    with pytest.raises(RecipeError, match=r"zero' was taught pixels less 0; a recipe's have 127.5"):
+        start_from(ours, str(tmp_path / "zero"))
+
+
+def test_a_start_that_was_built_otherwise_is_refused(tmp_path: pathlib.Path) -> None:
+    arguments = {"depth": 4, "embedding_dim": 16, "input_shape": [112, 96, 3], "add_first": False}
+    config = presets.PresetConfig("SFNet", arguments, "sphereface_112x96", 112, 96, 1 / 128, 127.5)
+    preset = FaceEmbedder(presets.build_backbone(config), config).save_preset(tmp_path / "p")
+    text = RECIPE.replace("depth = 4", f"name = 'SFNet'\ndepth = 4\nstart = '{preset}'")
+    (tmp_path / "r.toml").write_text(text.replace("validation = 0.61", "validation = 0.0"))
+    with pytest.raises(
+        RecipeError,
+        match=r"add_first = False, this recipe with True. Set .* = \{ add_first = false",
+    ):
+        train(tmp_path / "r.toml", tmp_path / "none", tmp_path / "run", verbose=0)
+    plan = Backbone("SFNet", 10, start=str(preset), arguments={"add_first": False})
+    check_start(plan)
+    check_start(dataclasses.replace(plan, name="SphereFaceNet", arguments={}))
+
+
+def test_crops_of_another_template_are_refused(tmp_path: pathlib.Path) -> None:
+    import cv2
+
+    for person in ("a", "b"):
+        (tmp_path / "crops" / person).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "crops" / person / "1.png"), np.zeros((150, 150, 3), np.uint8))
+    (tmp_path / "r.toml").write_text(RECIPE)
+    with pytest.raises(
+        DataError,
+        match=r"are 150x150; this network takes crops of 112x96 or 112x112 .*sphereface_112x96`",
+    ):
+        train(tmp_path / "r.toml", tmp_path / "crops", tmp_path / "run", verbose=0)
 
 
 def test_a_start_that_has_seen_the_people_held_out_is_refused(

@@ -113,7 +113,7 @@ class Batches:
         if records.height < size[0] or records.width < size[1]:
             raise DataError(
                 f"The crops of {records.folder} are {records.height}x{records.width}; the network "
-                f"takes {size[0]}x{size[1]}. Align with a template at least that large."
+                f"takes {size[0]}x{size[1]}. Align with a template that shows as much."
             )
         self.records = records
         self.positions = positions

@@ -125,14 +125,18 @@ def open_records(folder: str | os.PathLike[str]) -> Records:
 def family(identity: str) -> str:
     """Returns the family that a person's name states, as in Families In the Wild, else the name.
 
-    Of folders inside folders the last counts, wherever its people were unpacked.
+    Of folders inside folders the last counts, wherever its people were unpacked; the one before it
+    where the last is a member's, as that set has them.
 
     Example:
 
-    >>> family("fiw_F0001_MID2"), family("faces/celeba_77")
-    ('fiw_F0001', 'celeba_77')
+    >>> family("fiw_F0001_MID2"), family("faces/celeba_77"), family("FIDs/F0001/MID2")
+    ('fiw_F0001', 'celeba_77', 'F0001')
     """
-    return identity.split("/")[-1].split("_MID")[0]
+    folders = identity.split("/")
+    if len(folders) > 1 and re.fullmatch(r"MID\d+", folders[-1]):
+        return folders[-2]
+    return folders[-1].split("_MID")[0]
 
 
 def fingerprint(source: str | os.PathLike[str]) -> str:
@@ -292,13 +296,16 @@ def _survey(
         if progress:
             progress(done, len(pictures))
         size = None
+        name = picture.name.encode("utf-8", "backslashreplace").decode()
         try:
+            if name != picture.name:
+                raise ImageError(f"{name} is not named in UTF-8. Rename it.")
             if picture.person == ".":
                 raise ImageError(f"{picture.name} lies in no person's folder.")
             height, width = read_image(picture.read(), picture.name).shape[:2]
             size = (height, width)
         except (ImageError, OSError) as error:
-            reasons[picture.name] = str(error)
+            reasons[name] = str(error)
         sizes.append(size)
     if progress:
         progress(len(pictures), len(pictures))
@@ -316,7 +323,7 @@ def _survey(
 
 def _fingerprint(pictures: list[_Picture]) -> str:
     lines = "".join(f"{picture.name}\t{picture.size}\n" for picture in pictures)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _example(tf: Any, data: bytes, label: int, person: str) -> bytes:

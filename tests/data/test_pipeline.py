@@ -1,5 +1,6 @@
 """Batches: a pure function of seed and step, every crop once an epoch, labels in place."""
 
+import dataclasses
 import hashlib
 import pathlib
 import shutil
@@ -151,6 +152,22 @@ def test_the_same_people_are_held_out_wherever_they_were_unpacked(
         for r in (records, others)
     ]
     assert held[0] and held[0] == {name for name in held[1] if name.startswith("fiw")}
+
+
+def test_families_in_folders_of_their_own_stay_together(
+    records: Records, tmp_path: pathlib.Path
+) -> None:
+    names = [f"F{family:04d}/MID{member}" for family in range(30) for member in (1, 2)]
+    apart = dataclasses.replace(
+        records, identities=names, labels=np.repeat(np.arange(60, dtype=np.int32), 2)
+    )
+    for validation in (0.1, 0.5):
+        sides = [
+            {names[label].split("/")[0] for label in apart.labels[positions]}
+            for positions in split(apart, validation=validation)
+        ]
+        assert not sides[0] & sides[1]
+        assert 0.2 < len(sides[1]) / (30 * validation) < 2
 
 
 def test_labels_are_renumbered_over_what_is_trained_on(records: Records) -> None:

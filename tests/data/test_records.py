@@ -1,7 +1,9 @@
 """Records: equal content gives equal bytes, damage is found and named, other readers can read."""
 
 import json
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from spherekeras.data.records import open_records, pack
+from spherekeras.data.records import fingerprint, open_records, pack
 from spherekeras.errors import DataError
 
 
@@ -209,6 +211,25 @@ def test_a_wrong_source_leaves_finished_records_alone(
     with pytest.raises(DataError, match="does not exist"):
         pack(tmp_path / "typo", tmp_path / "records")
     assert open_records(tmp_path / "records").checksum == whole
+
+
+def test_names_in_another_encoding_are_listed(crops: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    whole = pack(crops, tmp_path / "whole")
+    old = os.path.join(os.fsencode(crops), b"Jos\xe9")
+    try:
+        os.mkdir(old)
+    except OSError as error:
+        pytest.skip(f"this file system takes no names that are not UTF-8: {error}")
+    shutil.copy(crops / "ann" / "0.png", os.path.join(old, b"0.png"))
+    records = pack(crops, tmp_path / "records")
+    assert records.identities == whole.identities and len(records) == len(whole)
+    assert records.skipped == [
+        {
+            "picture": "Jos\\udce9/0.png",
+            "reason": "Jos\\udce9/0.png is not named in UTF-8. Rename it.",
+        }
+    ]
+    assert records.source == fingerprint(crops) != whole.source
 
 
 def test_linked_people_are_packed_and_dead_links_listed(

@@ -346,6 +346,8 @@ def test_evaluate_writes_the_page(
         assert cli.main(arguments) == 0
         pages.append((tmp_path / name).read_bytes())
     assert "LFW view 2: 16 pairs; in brackets" in capsys.readouterr().out
+    one = ["evaluate", "tiny", "--data", str(small_lfw), "--protocol", "lfw-view1"]
+    assert cli.main(one) == 0 and "LFW view 1: 4 pairs" in capsys.readouterr().out
     assert pages[0] == pages[1]
     text = pages[0].decode()
     assert "<h1>tiny on LFW view 2</h1>" in text and str(tmp_path) not in text
