@@ -106,7 +106,9 @@ def test_numbers_are_those_of_tensorflow(
 @pytest.mark.parametrize("head", HEADS)
 def test_sequential_functional_and_compiled_fit_agree(numbers: Numbers, head: str) -> None:
     start = f"fit/{head}/functional/"
-    for key in [key for key in numbers if key.startswith(start)]:
+    keys = [key for key in numbers if key.startswith(start)]
+    assert keys
+    for key in keys:
         others = [key.replace("functional", "sequential")]
         others += [f"compiled {other}" for other in others if f"compiled {other}" in numbers]
         for other in others:

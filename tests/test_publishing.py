@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import types
 from hashlib import sha256
 from typing import Any
 
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from spherekeras import exported, presets, publishing, zoo_pages
+from spherekeras import evaluation, exported, presets, publishing, zoo_pages
 from spherekeras.data import pipeline
 from spherekeras.data.detection import Face
 from spherekeras.data.drawn_faces import draw_face, drawn_crops, write_drawn_crops
@@ -78,6 +79,19 @@ def test_publish_measures_and_writes_card_and_table(
         "the 12 pairs of LFW's pairsDevTest.txt, faces found by middle; expected calibration error"
     )
     assert calibration["prior"] == 0.5
+    shown = FaceEmbedder.from_preset(folder, Middle())
+    used = evaluation.lfw(shown, lfw, view=1, mirror="none", subtract_mean=False)
+    fold = np.array([int(one.split("/")[0][1:]) for one, _ in used.names or ()])
+    probabilities = np.empty(12)
+    for each in (1, 2, 3):  # people of a fold meet nobody of another
+        others = fold != each
+        own = evaluation.fit_calibration(used.similarities[others], used.same[others])
+        probabilities[~others] = own.probability(used.similarities[~others])
+    error = evaluation.reliability(probabilities, used.same).calibration_error
+    every = evaluation.fit_calibration(used.similarities, used.same)
+    leaked = evaluation.reliability(every.probability(used.similarities), used.same)
+    assert f"{leaked.calibration_error:.1%}" != f"{error:.1%}"
+    assert f"expected calibration error {error:.1%}, each" in calibration["data"]
     answer = again.verify(*drawn_crops(range(2), 1)[0], threshold=0.5)
     assert 0 < answer.probability < 1
     assert calibration["data"] in (folder / "README.md").read_text()
@@ -87,6 +101,10 @@ def test_publish_measures_and_writes_card_and_table(
     assert first["command"] == f"spherekeras evaluate mine --protocol lfw --data LFW{kept}"
     everything, *thirds = first["kinds"][:4]
     assert (everything["same"], everything["different"]) == (10, 10)
+    used = evaluation.lfw(shown, lfw, view=2, subtract_mean=first["subtract_mean"])
+    passed = used.similarities >= used.pair_thresholds
+    rates = [passed[used.same].mean(), passed[~used.same].mean()]
+    assert [everything["tar"], everything["far"]] == pytest.approx(rates) and rates != [1, 1]
     assert sum(kind["same"] + kind["different"] for kind in thirds) == 20
     assert again.metadata["measured"] == presets.stamp(folder)
     assert again.metadata["name"] == "mine" and "keras 3." in metric["measured_with"]
@@ -233,7 +251,19 @@ def test_files_are_measured_through_themselves(
     folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle(), people)
     monkeypatch.setitem(parity.TOLERANCES, "dynamic", 0.99999999)  # so that one file is refused
     monkeypatch.setitem(parity.TOLERANCES, "int8", 0.9)  # the weights are random
+    given: dict[str, np.ndarray] = {}
+
+    def noted(faces: Any, path: Any, quantization: str, crops: Any = None) -> Any:
+        given.setdefault(quantization, crops)
+        return to_tflite(faces, path, quantization, crops)
+
+    monkeypatch.setattr(exported, "to_tflite", noted)
     exported.measure_files(folder, lfw, people, Middle())
+    strangers = people.crops(
+        publishing.held_out_people(FaceEmbedder.from_preset(folder), people)[0]
+    )
+    held, seen = ({crop.tobytes() for crop in crops} for crops in (strangers, given["int8"]))
+    assert len(seen) > 100 and not held & seen
     presets.check_files(folder)
     assert zoo_pages.write_cards(folder.parent) == []
     rows = {row["name"]: row for row in presets.read_metadata(folder)["files"]["rows"]}
@@ -252,6 +282,27 @@ def test_files_are_measured_through_themselves(
     ours = FaceEmbedder.from_tflite(tmp_path / "a.tflite").metadata["thresholds"]
     assert ours == rows["TFLite int8"]["thresholds"]
     assert ours != presets.read_metadata(folder)["thresholds"]
+
+
+def test_a_files_row_tells_what_it_costs() -> None:
+    def of(accuracy: float, tar: float) -> Any:
+        values = {"tar_at_far": {"0.1": 1.0, "0.01": tar, "0.001": None}}
+        return types.SimpleNamespace(accuracy=accuracy, to_dict=lambda: values)
+
+    report: Any = types.SimpleNamespace(size_bytes=7, runs="somewhere")
+    crops, wanted = np.eye(3)[:2], np.array([[1.0, 0, 0], [0, 0.6, 0.8]])
+    row = exported._row(
+        "a", report, lambda crops: crops, of(0.97, 0.8), of(0.99, 0.9), crops, wanted
+    )
+    assert row == {
+        "name": "a",
+        "bytes": 7,
+        "runs": "somewhere",
+        "min_cosine": 0.6,
+        "accuracy": 0.97,
+        "change": -0.02,
+        "tar_change": {"0.01": -0.1},
+    }
 
 
 @pytest.fixture

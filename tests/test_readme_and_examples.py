@@ -57,13 +57,6 @@ def test_examples_run_and_are_short(path: pathlib.Path, tmp_path: pathlib.Path) 
         assert (before, after) == (pytest.approx(92.5, abs=1), pytest.approx(99, abs=1))  # README's
 
 
-def test_readme_shows_the_zoo_as_it_is() -> None:
-    for name in (p.parent.name for p in (ROOT / "zoo").glob("*/config.json")):
-        metadata = presets.read_metadata(ROOT / "zoo" / name)
-        row = next(line for line in README.splitlines() if f"(zoo/{name}/README.md)" in line)
-        assert metadata["metrics"][0]["value"] in row and f"{metadata['parameters']:,}" in row
-
-
 def test_readme_tells_the_two_commands() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for command in ("quickstart", "test"):
@@ -80,7 +73,9 @@ def test_no_picture_is_shipped_but_the_two_of_drawings_and_digits() -> None:
 
 
 def test_golden_inputs_are_patterns_and_no_faces() -> None:
-    for path in (ROOT / "zoo").glob("*/golden.npz"):
+    paths = list((ROOT / "zoo").glob("*/golden.npz"))
+    assert len(paths) >= 8
+    for path in paths:
         config = presets.read_config(path.parent)
         with np.load(path) as golden:
             assert set(golden) == {"crops", "embeddings"}

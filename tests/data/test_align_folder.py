@@ -1,4 +1,3 @@
-import dataclasses
 import io
 import json
 import os
@@ -500,11 +499,6 @@ def test_progress_is_for_terminals_only(folder, tmp_path, monkeypatch, capsys):
     assert "\r7/7 pictures, " in terminal.getvalue()
     assert "/s, 0:00 left" in terminal.getvalue()
     assert terminal.getvalue().endswith("\n")
-
-
-def test_report_is_plain_data(folder, tmp_path):
-    report = align_folder(folder, tmp_path / "out", detector=Drawn())
-    assert json.dumps(dataclasses.asdict(report), default=str)
 
 
 def test_real_photographs_with_yunet(tmp_path):
