@@ -8,8 +8,8 @@ them (kept in float16).
 
 A network from elsewhere, whose accuracy its author published, proves aligner and evaluator: 99.13 %
 for one crop, 99.38 % for 100 slightly different ones added up (dlib's face_recognition.py). The
-rows of lfw_dlib.csv: view 1's test pairs with the mean kept and subtracted; view 2 with the mirrored
-crop's embedding added and left out; 95 % intervals over groups of pairs that share nobody.
+rows of lfw_dlib.csv: test pairs of view 1 with the mean kept and subtracted; view 2 with the
+mirrored crop's embedding added and left out; 95 % intervals over groups of pairs that share nobody.
 """
 
 import csv

@@ -10,7 +10,7 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable("spherekeras")
 class BatchNormalization(layers.BatchNormalization):
-    """Keras' batch normalisation, trained in a fifth of the time on the TensorFlow backend.
+    """Keras' batch normalisation, trained in one pass on the TensorFlow backend.
 
     Keras writes it as a dozen operations, each a pass over the map and back; TensorFlow has one
     fused operation, forward and backward. It serves a single device; over several replicas
