@@ -329,7 +329,7 @@ def check_start(plan: Backbone) -> None:
     if config.backbone != plan.name:
         return
     known = inspect.signature(getattr(backbones, plan.name)).parameters
-    for key in known.keys() - {"depth", "embedding_dim", "input_shape", "name"}:
+    for key in sorted(known.keys() - {"depth", "embedding_dim", "input_shape", "name"}):
         theirs, ours = (
             arguments.get(key, known[key].default)
             for arguments in (config.arguments, plan.arguments)
