@@ -105,8 +105,8 @@ def test_readmes_measurements_stand_as_measured() -> None:
     assert f"95 % interval of the gain {low:.1f} to {high:.1f} points" in text
     dlib = {(row["view"], row["mirror"], row["mean"]): row for row in table("lfw_dlib")}
     both, single = (dlib["2", mirror, "kept"] for mirror in ("sum", "none"))
-    low, high = percent(both["low"]).removesuffix(" %"), percent(both["high"])
-    assert f"reaches {percent(both['accuracy'])} on LFW view 2 (interval {low} to {high}" in text
+    span = f"{percent(both['low']).removesuffix(' %')} to {percent(both['high'])}"
+    assert f"reaches {percent(both['accuracy'])} on LFW view 2 (interval {span};" in text
     assert f"{percent(single['accuracy'])} for a single crop" in text
     cold = next(row for row in table("cold_start") if row["runtime"] == "litert")
     assert f"answers in {float(cold['seconds']):.1f} seconds from a cold start" in text
