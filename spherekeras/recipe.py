@@ -58,8 +58,9 @@ class Backbone:
     Attributes:
         start: a preset (name or folder) whose weights are taken over layer by layer where name
             and shapes agree: the same network to be refined, or a shallower SphereFaceNet to
-            grow from, whose added residual units begin close to the identity. Its further
-            `arguments` are this recipe's; what it was taught of channel order and scale is kept.
+            grow from, whose added residual units begin close to the identity. A network
+            of the same name has the same `arguments`; what it learned of other channel order and
+            scale of pixels is kept.
         common: length of a constant component that the embeddings of the preset get after
             training, over their mean distance from their mean: see
             `spherekeras.common_part.keep_length`.

@@ -154,9 +154,7 @@ def test_the_same_people_are_held_out_wherever_they_were_unpacked(
     assert held[0] and held[0] == {name for name in held[1] if name.startswith("fiw")}
 
 
-def test_families_in_folders_of_their_own_stay_together(
-    records: Records, tmp_path: pathlib.Path
-) -> None:
+def test_families_in_folders_of_their_own_stay_together(records: Records) -> None:
     names = [f"F{family:04d}/MID{member}" for family in range(30) for member in (1, 2)]
     apart = dataclasses.replace(
         records, identities=names, labels=np.repeat(np.arange(60, dtype=np.int32), 2)
