@@ -360,10 +360,10 @@ def _train_here(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from spherekeras import evaluation, html_page, presets
+    from spherekeras import evaluation, presets
     from spherekeras.errors import DataError
     from spherekeras.evaluation import report_page
-    from spherekeras.files import atomic_path
+    from spherekeras.files import atomic_path, check_target
 
     protocol, data = options.protocol, options.data
     if bool(options.distractors) != (protocol == "megaface"):  # all told before the long work
@@ -378,8 +378,8 @@ def _evaluate(options: argparse.Namespace) -> None:
             f"`--report` draws the scores of single pairs, which {protocol} does not keep. Leave "
             "it out, and write the numbers with `--out`."
         )
-    if options.report:
-        html_page.check_target(options.report)
+    for target in filter(None, (options.out, options.report)):
+        check_target(target)
     faces = _load(options, lazy=not protocol.startswith("lfw"))
     if protocol in ("lfw", "lfw-view1", "ytf") and not (options.keep_mean or options.subtract_mean):
         options.subtract_mean = presets.subtracts_mean(faces.metadata)
@@ -401,10 +401,10 @@ def _evaluate(options: argparse.Namespace) -> None:
             view = 1 if protocol == "lfw-view1" else 2
             result = evaluation.lfw(faces, data, view, subtract_mean=subtract, progress=progress)
     text = json.dumps(result.to_dict(), indent=1)
+    print(text if options.json else result)
     if options.out:
         with atomic_path(options.out) as temporary:
             temporary.write_text(text + "\n")
-    print(text if options.json else result)
     if options.report:
         name = pathlib.Path(faces.folder or options.preset).resolve().name
         measured_by = _measured_by(options, faces, name)
@@ -440,8 +440,9 @@ def _measured_by(options: argparse.Namespace, faces: Any, name: str) -> dict[str
 def _embed(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from spherekeras.files import atomic_path
+    from spherekeras.files import atomic_path, check_target
 
+    check_target(options.out)
     faces = _load(options)
     paths, crops, failed = _crops(faces, options.pictures)
     for reason in failed:
@@ -486,10 +487,8 @@ def _identify(options: argparse.Namespace) -> int:
 
     people = list_pictures(options.gallery, "*/*", "`<person>/<picture>.jpg`")
     faces = _load(options)
-    given, far = options.threshold, None
-    if given is None:  # told before the work
-        chosen = faces.threshold(options.far)
-        given, far = chosen["threshold"], chosen["far"]
+    chosen = faces.threshold(options.far, options.threshold)  # told before the work
+    given, far = chosen["threshold"], chosen["far"]
     probe = faces.embed(options.probe)
     paths, crops, failed = _crops(faces, [str(p) for p in people])
     for reason in failed:
@@ -526,7 +525,11 @@ def _export(options: argparse.Namespace) -> None:
                 "`--quantization` and `--representative` are TFLite's. Leave them out."
             )
         report = export.to_onnx(
-            options.preset, options.out, options.layout, options.pixels, options.crop
+            options.preset,
+            options.out,
+            layout=options.layout,
+            pixels=options.pixels,
+            template=options.crop,
         )
     elif options.out.endswith(".tflite"):
         crops = None

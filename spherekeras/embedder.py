@@ -199,13 +199,7 @@ class FaceEmbedder:
             NoFaceError, ImageError: see `embed`.
             PresetError: the preset carries no threshold (at this FAR).
         """
-        if threshold is not None and (far is not None or not -2 <= threshold <= 2):
-            raise PresetError(
-                "Give `verify` a FAR or a threshold (a cosine, from -1 to 1), not both. Received: "
-                f"far={far}, threshold={threshold}."
-            )
-        own: dict[str, Any] = {"threshold": threshold, "far": None, "data": "given by the caller"}
-        chosen = self.threshold(far) if threshold is None else own
+        chosen = self.threshold(far, threshold)
         first, second = self.embed(a), self.embed(b)
         if len(first) != 1 or len(second) != 1:
             raise ImageError(
@@ -222,8 +216,23 @@ class FaceEmbedder:
             self._probability(similarity),
         )
 
-    def threshold(self, far: float | None = None) -> dict[str, Any]:
-        """Returns the preset's threshold at a FAR: a dict with threshold, far and data."""
+    def threshold(self, far: float | None = None, own: float | None = None) -> dict[str, Any]:
+        """Returns the preset's threshold at a FAR, or your own: a dict with threshold, far, data.
+
+        Args:
+            far: as in `verify`.
+            own: a similarity that takes the place of the preset's threshold.
+
+        Raises:
+            PresetError: the preset carries no threshold (at this FAR), or `own` is none.
+        """
+        if own is not None:
+            if far is not None or not -2 <= own <= 2:
+                raise PresetError(
+                    "Give a FAR or a threshold (a similarity, from -2 to 2), not both. Received: "
+                    f"far={far}, threshold={own}."
+                )
+            return {"threshold": own, "far": None, "data": "given by the caller"}
         known = self.metadata.get("thresholds") or []
         if not known:
             raise PresetError(

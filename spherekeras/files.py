@@ -1,6 +1,7 @@
 """Files that are whole or not there: atomic writing and checksums."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -8,6 +9,8 @@ import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
+
+from spherekeras.errors import DataError
 
 _END = 24  # characters of a name
 _PIECE = 1 << 16
@@ -23,7 +26,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     suffix of `path`, since several writers look at it (`.weights.h5`, `.keras`, `.npz`).
 
     Args:
-        path: the file to write. Its folder is made where it is missing.
+        path: the file to write; where it is a link, what it links to. Its folder is made where it
+            is missing.
+
+    Raises:
+        OSError: it cannot be written, or `path` is a folder, a device or a pipe.
 
     Example:
 
@@ -34,9 +41,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     >>> (folder / "a.txt").read_text()
     'whole'
     """
-    path = pathlib.Path(path)
+    end = "-" + pathlib.Path(path).name[-_END:]  # no longer than `path` may be
+    path = _target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    end = "-" + path.name[-_END:]  # no longer than `path` may be
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=end)
     os.close(handle)
     temporary = pathlib.Path(name)
@@ -51,6 +58,38 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Finds out before long work whether `atomic_path` can write a file; makes nothing.
+
+    Raises:
+        DataError: its folder is closed or a file, or `path` is no file.
+
+    Example:
+
+    >>> check_target("page.html")
+    """
+    try:
+        target = _target(path)
+        above = next(folder for folder in target.parents if folder.exists())
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"{os.fspath(path)} cannot be written: {error.strerror}. Name a file in a folder that "
+            "may be written, such as `report.html` or `result.json`."
+        ) from error
+
+
+def _target(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The file itself that a path leads to: a link is followed, and stays."""
+    target = pathlib.Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "it is a device or a pipe", os.fspath(path))
+    return target
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -8,8 +8,6 @@ import base64
 import hashlib
 import html
 import os
-import pathlib
-import tempfile
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -117,30 +115,6 @@ def image(pixels: np.ndarray, alt: str, height: int) -> str:
         f'<img src="data:image/jpeg;base64,{code}" alt="{text(alt)}" width="{width}" '
         f'height="{height}">'
     )
-
-
-def check_target(path: str | os.PathLike[str]) -> None:
-    """Finds out before long work whether a page can be written.
-
-    Raises:
-        DataError: its folder is missing or closed, or `path` is a folder.
-
-    Example:
-
-    >>> check_target("page.html")
-    """
-    path = pathlib.Path(path)
-    try:
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        reason = "its folder does not exist" if not path.parent.exists() else error
-        raise DataError(
-            f"The page cannot be written to {path}: {reason}. Name a file in a folder that exists "
-            "and may be written, such as `report.html`."
-        ) from error
 
 
 def write(

@@ -68,7 +68,8 @@ class Watch(keras.callbacks.Callback):
         self._stop(
             f"{what} no longer finite at step {step_of(self.model)} ({_text(self._head())}). Lower "
             "`optimizer.learning_rate`, set `optimizer.clip`, or raise lambda's floor in "
-            f"`head.annealing`. Last checkpoint: {kept}."
+            f"`head.annealing`, and train with another `--out`: a run goes on with its own recipe "
+            f"alone. Last checkpoint: {kept}."
         )
 
     def _stop(self, failure: str) -> None:

@@ -175,6 +175,8 @@ def test_identify_ranks_the_gallery(zoo: pathlib.Path, pictures: pathlib.Path) -
     told = run(zoo, "identify", *own)
     assert (told.returncode, "*" in told.stdout.splitlines()[0]) == (1, False)
     assert told.stdout.splitlines()[-1] == "* reaches the threshold 1.5000"
+    percent = run(zoo, "identify", *own[:-1], "45")
+    one_sentence(percent, "Give a FAR or a threshold (a similarity, from -2 to 2), not both. Rec")
     unknown = run(zoo, "identify", *own[:-2], "--far", "0.3")
     one_sentence(unknown, "This preset has no threshold at FAR 0.3; it has ")
 
@@ -267,6 +269,8 @@ def test_evaluate_among_distractors(zoo: pathlib.Path, sets: pathlib.Path) -> No
     one_sentence(run(zoo, *megaface), "`--protocol megaface` needs `--distractors FOLDER`; no oth")
     with_page = [*megaface, "--distractors", sets, "--report", "page.html"]
     one_sentence(run(zoo, *with_page), "`--report` draws the scores of single pairs", "megaface")
+    to_folder = run(zoo, *megaface, "--distractors", sets / "ytf", "--out", sets)
+    one_sentence(to_folder, f"{sets} cannot be written: it is a folder. Name a file in a folder t")
     with_mean = [*megaface, "--distractors", sets, "--keep-mean"]
     one_sentence(run(zoo, *with_mean), "`--keep-mean` is what megaface does anyway. Leave it out.")
     ijb = run(zoo, "evaluate", "tiny", "--protocol", "ijb", "--data", sets)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import stat
 import struct
 import tracemalloc
@@ -9,7 +10,8 @@ import zipfile
 
 import pytest
 
-from spherekeras.files import atomic_path, files_below, read_member
+from spherekeras.errors import DataError
+from spherekeras.files import atomic_path, check_target, files_below, read_member
 
 
 def test_a_file_keeps_its_rights_and_a_new_one_has_the_usual(tmp_path: pathlib.Path) -> None:
@@ -32,6 +34,42 @@ def test_a_name_as_long_as_names_may_be_is_written(tmp_path: pathlib.Path, stem:
         assert temporary.suffix == ".jpg"
         temporary.write_bytes(b"crop")
     assert [path.name for path in tmp_path.iterdir()] == [f"{stem}.jpg"]
+
+
+def test_a_link_stays_and_what_it_links_to_is_written(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "store").mkdir()
+    link = tmp_path / "gallery.npz"
+    link.symlink_to(tmp_path / "store" / "blob")
+    for content in (b"first", b"second"):
+        check_target(link)
+        with atomic_path(link) as temporary:
+            assert (temporary.suffix, temporary.parent) == (".npz", tmp_path / "store")
+            temporary.write_bytes(content)
+        assert link.is_symlink() and (tmp_path / "store" / "blob").read_bytes() == content
+    assert len(list((tmp_path / "store").iterdir())) == 1
+
+
+def test_folders_devices_and_pipes_are_no_files(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    reasons = {
+        "folder": "it is a folder",
+        "pipe": "it is a device or a pipe",
+        "file/page.html": "Not a directory",
+    }
+    for name, reason in reasons.items():
+        wanted = f"{tmp_path / name} cannot be written: {reason}. Name a file in a folder that may "
+        with pytest.raises(DataError, match=re.escape(wanted)):
+            check_target(tmp_path / name)
+        with pytest.raises(OSError), atomic_path(tmp_path / name):
+            pytest.fail("the work has begun")
+    with pytest.raises(DataError, match="/dev/null cannot be written: it is a device or a pipe"):
+        check_target("/dev/null")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    check_target(tmp_path / "new" / "deep" / "page.html")
+    check_target(tmp_path / "file")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "pipe"]
 
 
 def test_links_are_followed_and_rings_end(tmp_path: pathlib.Path) -> None:

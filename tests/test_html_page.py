@@ -82,20 +82,6 @@ def test_pixels_of_another_kind_are_refused() -> None:
         html_page.image(np.ones((4, 4)), "", 80)
 
 
-def test_a_page_that_cannot_be_written_is_told_beforehand(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "file").touch()
-    for path, reason in (
-        (tmp_path / "none" / "page.html", "its folder does not exist"),
-        (tmp_path, "it is a folder"),
-        (tmp_path / "file" / "page.html", "Not a directory"),
-    ):
-        with pytest.raises(DataError) as error:
-            html_page.check_target(path)
-        assert reason in str(error.value) and "such as `report.html`" in str(error.value)
-    html_page.check_target(tmp_path / "page.html")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
 def test_a_page_is_whole_or_not_there(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "page.html"
     html_page.write(path, "old", [])

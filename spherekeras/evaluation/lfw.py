@@ -5,6 +5,7 @@ View 2 (`pairs.txt`, ten folds) is for reporting and nothing is ever tuned on it
 """
 
 import contextlib
+import lzma
 import os
 import pathlib
 import zipfile
@@ -131,6 +132,17 @@ def lfw(
     )
 
 
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,  # a password; NotImplementedError is one, too
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+
+
 class _Archive:
     """The lists and pictures of a folder or zip, found by `pairs.txt` and `Name/Name_0001.jpg`."""
 
@@ -148,7 +160,7 @@ class _Archive:
         self.require([name])
         try:
             return self._read(self._files[name][0])
-        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        except _UNREADABLE as error:
             raise DataError(
                 f"{name} of {self.name} cannot be read: {error}. Fetch the data again."
             ) from error
@@ -181,7 +193,7 @@ def _open(source: str | os.PathLike[str]) -> Iterator[_Archive]:
         return
     try:
         opened = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(
             f"Expected a folder or a zip with LFW. Received: {path} ({error}). Pass the path of "
             "lfw-deepfunneled.zip, or of the folder it unpacks to."

@@ -87,7 +87,7 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
     decided wrongly those farthest beyond their threshold. The same report gives the same bytes.
 
     Args:
-        path: the file, usually `*.html`; `html_page.check_target` says beforehand whether it can
+        path: the file, usually `*.html`; `files.check_target` says beforehand whether it can
             be written.
         report: what to show.
 

@@ -30,10 +30,11 @@ _INNER, _WIDE = "sphereface_112x96", "arcface_112x112"
 def to_onnx(
     preset_or_model: Any,
     path: str | os.PathLike[str],
+    opset: int | None = None,
+    *,
     layout: str = "NHWC",
     pixels: str = "float32",
     template: str | None = None,
-    opset: int = _DEFAULT_OPSET,
 ) -> parity.ExportReport:
     """Writes an ONNX file and measures it in ONNX Runtime against Keras.
 
@@ -46,13 +47,13 @@ def to_onnx(
         preset_or_model: a preset name or folder, a `FaceEmbedder` or a `keras.Model` with one
             input and one output, built from `onnx_graph.LAYERS`.
         path: the file to write, ending in `.onnx`.
+        opset: the version of the ONNX operators, 13 to 22; by default 15.
         layout: "NHWC", `(batch, height, width, 3)` in, with one transpose; or "NCHW",
             `(batch, 3, height, width)` in, with none.
         pixels: of a preset: "float32", or "uint8" as a decoder gives them.
         template: of a preset: the template of the crops that the file takes, by default the
             preset's own. "arcface_112x112" for a "sphereface_112x96" preset, which sees the middle
             of such a crop: `cv2.FaceRecognizerSF` aligns to that template (layout "NCHW").
-        opset: the version of the ONNX operators, 13 to 22.
 
     Returns:
         The report of the file.
@@ -67,6 +68,7 @@ def to_onnx(
         print(report)
     """
     oldest, newest = _OPSETS
+    opset = _DEFAULT_OPSET if opset is None else opset
     if isinstance(opset, bool) or not isinstance(opset, int) or not oldest <= opset <= newest:
         raise ExportError(
             f"opset expects an integer from {oldest} to {newest}. Received: {opset!r}. Leave it "

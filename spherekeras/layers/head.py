@@ -11,6 +11,8 @@ from spherekeras.losses.labels import in_range
 
 Tensor = Any
 
+_NARROW = ("int8", "uint8", "int16", "uint16")
+
 
 class Head(keras.layers.Layer):
     """Base of the last layer of a training model: embeddings and labels to logits.
@@ -84,6 +86,8 @@ class Head(keras.layers.Layer):
                 f"from {values.min()} to {values.max()}. Build the head with "
                 f"`units={int(values.max()) + 1}`, or renumber the labels from 0."
             )
+        if dtype in _NARROW:  # TensorFlow would wrap `units` to fit the labels' type
+            labels = ops.cast(labels, "int32")
         return ops.reshape(labels, (-1, 1))
 
     def checked(

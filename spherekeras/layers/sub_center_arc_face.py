@@ -41,6 +41,11 @@ class SubCenterArcFace(ArcFace):
     def columns(self) -> int:
         return self.units * self.centers
 
+    def angles(self, embedding: Tensor) -> Tensor:
+        """Returns the angles to each class's nearest centre, `(batch, units)`, in radians."""
+        every = super().angles(embedding)
+        return ops.min(ops.reshape(every, (-1, self.units, self.centers)), axis=2)
+
     def products(self, rows: Tensor, kernel: Tensor) -> Tensor:
         return self._nearest(super().products(rows, kernel))
 

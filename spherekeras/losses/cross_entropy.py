@@ -61,7 +61,8 @@ class CrossEntropy(keras.losses.Loss):
     `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`. What that one cannot read are
     the logits of a head with `sampling`, `(batch, shards, columns, 1)`: there the columns are a
     sample of the classes, and row i's own class is column `i % b` of shard `i // b`, where b is
-    `batch / shards`, rounded up. A label out of range makes the loss NaN.
+    `batch / shards`, rounded up. A label out of range makes the loss NaN. Labels lie below 2^24,
+    since Keras casts them to float32.
 
     Args:
         weight: factor on the loss, above 0 (SphereFace-R: `head.loss()` sets it).
@@ -79,6 +80,7 @@ class CrossEntropy(keras.losses.Loss):
     """
 
     def __init__(self, weight: float = 1.0, name: str = "cross_entropy", **kwargs: Any) -> None:
+        kwargs.setdefault("dtype", "float32")  # floatx may hold no label above 256
         super().__init__(name=name, **kwargs)
         if not weight > 0:
             raise ValueError(f"`CrossEntropy` expects weight > 0. Received: weight={weight}.")

@@ -27,7 +27,7 @@ class OneVsAll(keras.losses.Loss):
         **kwargs: of `keras.losses.Loss`.
 
     Call it with integer labels `(batch,)` or `(batch, 1)` and logits `(batch, units)`. A label
-    out of range makes the loss NaN.
+    out of range makes the loss NaN. Labels lie below 2^24, since Keras casts them to float32.
 
     Raises:
         ValueError: alpha or weight out of range, one-hot labels, or logits that are not 2-D.
@@ -45,6 +45,7 @@ class OneVsAll(keras.losses.Loss):
     def __init__(
         self, alpha: float = 0.7, weight: float = 1.0, name: str = "one_vs_all", **kwargs: Any
     ) -> None:
+        kwargs.setdefault("dtype", "float32")  # floatx may hold no label above 256
         super().__init__(name=name, **kwargs)
         if not 0 < alpha < 1 or not weight > 0:
             raise ValueError(

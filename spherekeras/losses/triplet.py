@@ -59,6 +59,7 @@ class TripletLoss(keras.losses.Loss):
         name: str = "triplet",
         **kwargs: Any,
     ) -> None:
+        kwargs.setdefault("dtype", "float32")  # floatx may hold no label above 256
         super().__init__(name=name, **kwargs)
         if not margin > 0 or mining not in ("semi-hard", "hard", "all"):
             raise ValueError(

@@ -298,6 +298,26 @@ def test_a_damaged_zip_is_named(folder: pathlib.Path) -> None:
         read_pairs(path)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_with_any_byte_changed_is_read_or_refused(
+    tmp_path: pathlib.Path, method: int
+) -> None:
+    path = tmp_path / "lfw.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("lfw/pairs.txt", "1 1\nAnn\t1\t2\nAnn\t1\tBob\t1\n" * 1)
+    whole, refused = path.read_bytes(), 0
+    for at in range(len(whole)):
+        for mask in (0x01, 0x80, 0xFF):
+            damaged = bytearray(whole)
+            damaged[at] ^= mask
+            path.write_bytes(damaged)
+            try:
+                assert len(read_pairs(path)) == 2
+            except DataError:
+                refused += 1
+    assert refused > len(whole)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

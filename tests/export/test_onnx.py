@@ -32,7 +32,7 @@ def run(path, batch):
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
 def test_file_computes_the_embedding_at_any_batch(embedder, crops, oracle, tmp_path, opset, layout):
     path = tmp_path / "faces.onnx"
-    report = to_onnx(embedder, path, layout, opset=opset)
+    report = to_onnx(embedder, path, opset, layout=layout)
     given = crops if layout == "NHWC" else crops.transpose(0, 3, 1, 2)
     for size in (1, 2, len(crops)):
         np.testing.assert_allclose(run(path, given[:size]), oracle(crops[:size]), atol=2e-6)
@@ -55,7 +55,7 @@ def test_file_computes_the_embedding_at_any_batch(embedder, crops, oracle, tmp_p
 @pytest.mark.parametrize("mirror", ["sum", "concat"])
 def test_the_mirror_rule_is_inside(embedder, configured, crops, oracle, tmp_path, mirror):
     mirrored = FaceEmbedder(embedder.backbone, configured(mirror=mirror))
-    to_onnx(mirrored, tmp_path / "a.onnx", "NCHW")
+    to_onnx(mirrored, tmp_path / "a.onnx", layout="NCHW")
     got = run(tmp_path / "a.onnx", crops.transpose(0, 3, 1, 2))
     np.testing.assert_allclose(got, oracle(crops, mirror), atol=2e-6)
 
@@ -79,7 +79,7 @@ def test_a_wider_crop_is_cut_to_the_presets(tmp_path):
     )
     keras.utils.set_random_seed(0)
     faces = sk.FaceEmbedder(presets.build_backbone(config), config)
-    report = to_onnx(faces, tmp_path / "a.onnx", "NCHW", template="arcface_112x112")
+    report = to_onnx(faces, tmp_path / "a.onnx", layout="NCHW", template="arcface_112x112")
     assert report.inputs[0].shape == ("batch", 3, 112, 112)
     wide = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
     wanted = faces.embed(np.ascontiguousarray(wide[:, :, 8:104]))
@@ -113,7 +113,7 @@ def test_the_file_says_what_it_is(embedder, tmp_path):
     thresholds = [{"far": 0.01, "threshold": 0.5, "tar": 0.7, "data": "a test"}]
     known = {"name": "tiny", "weights_licence": "CC0-1.0", "thresholds": thresholds}
     faces = FaceEmbedder(embedder.backbone, embedder.config, known)
-    to_onnx(faces, tmp_path / "a.onnx", "NCHW", pixels="uint8")
+    to_onnx(faces, tmp_path / "a.onnx", layout="NCHW", pixels="uint8")
     session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
     told = session.get_modelmeta().custom_metadata_map
     assert (told["name"], told["license"]) == ("tiny", "CC0-1.0")
@@ -197,7 +197,7 @@ def test_an_embedding_that_is_a_flattened_map_keeps_its_order(configured, crops,
     image = keras.Input((32, 28, 3))
     flat = keras.layers.Flatten()(keras.layers.Conv2D(4, 9, strides=9)(image))
     faces = FaceEmbedder(keras.Model(image, flat), configured(mirror=mirror))
-    to_onnx(faces, tmp_path / "a.onnx", "NCHW")
+    to_onnx(faces, tmp_path / "a.onnx", layout="NCHW")
     scaled = (crops[..., ::-1] - 127.5).astype("float32") / 128
     wanted = np.asarray(faces.backbone(scaled))
     if mirror == "sum":

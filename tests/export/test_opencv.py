@@ -39,7 +39,7 @@ def wide():
 
 
 def test_dnn_gives_the_embedding(embedder, wide, tmp_path):
-    to_onnx(embedder, tmp_path / "a.onnx", "NCHW")
+    to_onnx(embedder, tmp_path / "a.onnx", layout="NCHW")
     crops = np.ascontiguousarray(wide[:, :, 8:104])
     net = cv2.dnn.readNetFromONNX(str(tmp_path / "a.onnx"))
     for crop, wanted in zip(crops, embedder.embed(crops), strict=True):
@@ -60,7 +60,7 @@ def test_dnn_runs_tflite_files_too(embedder, wide, tmp_path, quantization):
 
 
 def test_the_face_recogniser_takes_it_as_a_drop_in(embedder, wide, tmp_path):
-    to_onnx(embedder, tmp_path / "a.onnx", "NCHW", template="arcface_112x112")
+    to_onnx(embedder, tmp_path / "a.onnx", layout="NCHW", template="arcface_112x112")
     recogniser = cv2.FaceRecognizerSF.create(str(tmp_path / "a.onnx"), "")
     wanted = embedder.embed(np.ascontiguousarray(wide[:, :, 8:104]))
     features = [recogniser.feature(np.ascontiguousarray(crop[..., ::-1])).copy() for crop in wide]

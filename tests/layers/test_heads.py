@@ -321,6 +321,26 @@ def test_labels_of_any_integer_width(dtype: str, shape: tuple[int, ...]) -> None
 
 
 @pytest.mark.parametrize(
+    ("dtype", "units"), [("uint8", 256), ("uint8", 1000), ("int8", 128), ("uint16", 65536)]
+)
+def test_labels_of_a_type_too_narrow_for_the_classes(dtype: str, units: int) -> None:
+    import tensorflow as tf
+
+    head = sk.layers.ASoftmax(units, annealing=None)
+    x, last = draw()[0], min(units - 1, np.iinfo(dtype).max)
+    labels = np.array([0, 1, 77, last // 2, last - 1, last])
+    wanted = np.asarray(head(x, labels))
+    assert np.isfinite(wanted).all()
+    narrow = labels.astype(dtype)
+    np.testing.assert_array_equal(head(x, narrow), wanted)
+    step = tf.function(lambda x, y: head(x, y), reduce_retracing=True)
+    np.testing.assert_allclose(step(tf.constant(x, tf.float32), tf.constant(narrow)), wanted, 1e-5)
+    model = sk.Sequential([keras.Input((DIM,)), sk.layers.ASoftmax(units)])
+    model.compile("sgd", sk.losses.CrossEntropy())
+    assert np.isfinite(model.fit(x, narrow, batch_size=3, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.parametrize(
     ("labels", "message"),
     [
         (
@@ -493,6 +513,18 @@ def test_angles_are_radians_to_every_class() -> None:
             assert angles[i, j] == pytest.approx(
                 math.acos(naive_cosine(x[i], kernel[:, j])), abs=1e-5
             )
+
+
+def test_angles_of_several_centres_are_to_the_nearest() -> None:
+    head = sk.layers.SubCenterArcFace(UNITS, centers=3)
+    x, _ = draw()
+    angles = np.asarray(head.angles(x))
+    kernel = np.asarray(keras.ops.convert_to_numpy(head.kernel))
+    assert (angles.shape, kernel.shape) == ((BATCH, UNITS), (DIM, 3 * UNITS))
+    for i in range(BATCH):
+        for j in range(UNITS):
+            cosines = [naive_cosine(x[i], kernel[:, 3 * j + k]) for k in range(3)]
+            assert angles[i, j] == pytest.approx(math.acos(max(cosines)), abs=1e-5)
 
 
 def test_target_angle_follows_the_mean_angle_to_the_own_class() -> None:

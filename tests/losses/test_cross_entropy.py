@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from spherekeras.losses.cross_entropy import CrossEntropy
+from spherekeras.losses.one_vs_all import OneVsAll
+from spherekeras.losses.triplet import TripletLoss
 
 BATCH, UNITS = 6, 5
 
@@ -97,3 +99,20 @@ def test_config_round_trip() -> None:
     again = keras.losses.deserialize(keras.losses.serialize(loss))
     assert type(again) is CrossEntropy and again.get_config() == loss.get_config()
     assert again.weight == 0.5 and again.reduction == "sum"
+
+
+@pytest.mark.parametrize("floatx", ["bfloat16", "float16"])
+def test_labels_keep_their_digits_whatever_floatx(floatx: str) -> None:
+    labels = np.array([257, 2049])
+    logits = np.zeros((2, 3000), "float32")
+    logits[[0, 1], labels] = 20.0
+    before = keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    try:
+        losses = [CrossEntropy()(labels, logits), OneVsAll(alpha=0.5)(labels, logits - 10.0)]
+        x = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], "float32")
+        triplet = TripletLoss(mining="hard")(np.array([2048, 2049, 2050]), x)
+    finally:
+        keras.config.set_floatx(before)
+    assert 0 < float(losses[0]) < 1e-4 and 0 < float(losses[1]) < 0.1
+    assert float(triplet) == 0.0  # three people: no pair is one person's
