@@ -135,6 +135,7 @@ def write(
 
     Example:
 
+    >>> import pathlib, tempfile
     >>> page = pathlib.Path(tempfile.mkdtemp()) / "page.html"
     >>> write(page, "A page", ["<header><h1>A page</h1></header>", section("One", "<p>1</p>")])
     >>> page.read_text(encoding="utf-8").startswith("<!doctype html>")

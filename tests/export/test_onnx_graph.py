@@ -28,7 +28,7 @@ def shaken(model):
 
 def check(model, tmp_path, layout="NHWC"):
     """Exports, compares on five inputs, returns the operators."""
-    report = to_onnx(shaken(model), tmp_path / "a.onnx", layout)
+    report = to_onnx(shaken(model), tmp_path / "a.onnx", layout=layout)
     x = np.random.default_rng(1).normal(size=(5, *model.inputs[0].shape[1:])).astype("float32")
     wanted = ops.convert_to_numpy(model(x, training=False))
     given = x.transpose(0, 3, 1, 2) if layout == "NCHW" and x.ndim == 4 else x
