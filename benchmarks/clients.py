@@ -73,7 +73,7 @@ def in_python(
             yield "OpenCV dnn", f"TFLite {precision}", precision, dnn(network)
     for layout, given in (("NHWC", pixels), ("NCHW", planes)):
         path = folder / f"{layout}.onnx"
-        sk.export.to_onnx(faces, path, layout)
+        sk.export.to_onnx(faces, path, layout=layout)
         session = open_session(path, 1)
         run = functools.partial(session.run, None)
         found = each(lambda one, run=run: run({"image": one})[0], given)
@@ -86,7 +86,7 @@ def in_the_recogniser(
 ) -> Iterator[Answers]:
     """OpenCV's face recogniser, which takes 112x112 BGR crops."""
     path = folder / "recogniser.onnx"
-    sk.export.to_onnx(faces, path, "NCHW", template="arcface_112x112")
+    sk.export.to_onnx(faces, path, layout="NCHW", template="arcface_112x112")
     recogniser = cv2.FaceRecognizerSF.create(str(path), "")
     found = [recogniser.feature(np.ascontiguousarray(crop[..., ::-1])).copy() for crop in wide]
     yield "OpenCV FaceRecognizerSF", "ONNX NCHW", "float32", np.concatenate(found)

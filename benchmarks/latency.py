@@ -54,7 +54,7 @@ def runs_of(
             found[f"TFLite {quantization}", threads, report.size_bytes] = lambda m=model: m(pixels)
     for layout, given in (("NHWC", pixels), ("NCHW", channels_first)):
         path = folder / f"{layout}.onnx"
-        report = sk.export.to_onnx(faces, path, layout)
+        report = sk.export.to_onnx(faces, path, layout=layout)
         for threads in THREADS:
             session = open_session(path, threads)
             key = (f"ONNX {layout}, ONNX Runtime", threads, report.size_bytes)
