@@ -3,15 +3,30 @@
 import contextlib
 import errno
 import hashlib
+import lzma
 import os
 import pathlib
 import stat
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 
 from spherekeras.errors import DataError
 
+# What `zipfile` raises for a damaged zip; for one with a password, RuntimeError.
+DAMAGED_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    MemoryError,
+    NotImplementedError,
+)
 _END = 24  # characters of a name
 _PIECE = 1 << 16
 _UMASK = os.umask(0o022)  # it can only be read by setting it; done once, before any thread
@@ -61,10 +76,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
-    """Finds out before long work whether `atomic_path` can write a file; makes nothing.
+    """Finds out before long work whether a file can be written, in a folder that exists.
 
     Raises:
-        DataError: its folder is closed or a file, or `path` is no file.
+        DataError: its folder is missing, closed or a file, or `path` is no file.
 
     Example:
 
@@ -72,13 +87,14 @@ def check_target(path: str | os.PathLike[str]) -> None:
     """
     try:
         target = _target(path)
-        above = next(folder for folder in target.parents if folder.exists())
-        with tempfile.TemporaryFile(dir=above):
+        with tempfile.TemporaryFile(dir=target.parent):
             pass
     except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        reason = "its folder does not exist" if missing else error.strerror
         raise DataError(
-            f"{os.fspath(path)} cannot be written: {error.strerror}. Name a file in a folder that "
-            "may be written, such as `report.html` or `result.json`."
+            f"{os.fspath(path)} cannot be written: {reason}. Name a file in a folder that exists "
+            "and may be written, such as `report.html` or `result.json`."
         ) from error
 
 

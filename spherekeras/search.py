@@ -1,7 +1,6 @@
 """Identification (1:N): the gallery embeddings that are most like a probe's, up to millions."""
 
 import os
-import zipfile
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from spherekeras.errors import DataError
-from spherekeras.files import atomic_path
+from spherekeras.files import DAMAGED_ZIP, atomic_path
 
 Method = Literal["exact", "approximate"]
 _Found = tuple[NDArray[np.float64], NDArray[np.int64]]  # cosines and positions
@@ -145,7 +144,7 @@ class Gallery:
         try:
             with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 embeddings, names = file["embeddings"], file["names"]
-        except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as bad:
+        except (*DAMAGED_ZIP, KeyError, RuntimeError, TypeError) as bad:
             raise DataError(
                 f"Expected a gallery, an .npz file of `embeddings` and `names`. Received: {path} "
                 f"({bad}). Write it anew: `gallery.save(path)`."

@@ -57,17 +57,19 @@ def test_folders_devices_and_pipes_are_no_files(tmp_path: pathlib.Path) -> None:
         "folder": "it is a folder",
         "pipe": "it is a device or a pipe",
         "file/page.html": "Not a directory",
+        "none/page.html": "its folder does not exist",
     }
     for name, reason in reasons.items():
-        wanted = f"{tmp_path / name} cannot be written: {reason}. Name a file in a folder that may "
+        wanted = f"{tmp_path / name} cannot be written: {reason}. Name a file in a folder that ex"
         with pytest.raises(DataError, match=re.escape(wanted)):
             check_target(tmp_path / name)
+    for name in ("folder", "pipe", "file/page.html"):
         with pytest.raises(OSError), atomic_path(tmp_path / name):
             pytest.fail("the work has begun")
     with pytest.raises(DataError, match="/dev/null cannot be written: it is a device or a pipe"):
         check_target("/dev/null")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
-    check_target(tmp_path / "new" / "deep" / "page.html")
+    check_target(tmp_path / "page.html")
     check_target(tmp_path / "file")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "pipe"]
 

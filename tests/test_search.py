@@ -161,6 +161,28 @@ def test_a_file_that_is_no_gallery_is_refused(tmp_path: pathlib.Path) -> None:
             Gallery.load(tmp_path / name)
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_gallery_with_any_byte_changed_is_whole_or_refused(
+    tmp_path: pathlib.Path, save: Any
+) -> None:
+    embeddings = np.eye(3, dtype="float32")
+    path, refused = tmp_path / "gallery.npz", 0
+    save(path, embeddings=embeddings, names=np.array(["Ann", "Bob", "Cid"]))
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        for mask in (0x01, 0x40, 0xFF):
+            damaged = bytearray(whole)
+            damaged[at] ^= mask
+            path.write_bytes(damaged)
+            try:
+                gallery = Gallery.load(path)
+            except DataError:
+                refused += 1
+            else:
+                np.testing.assert_array_equal(gallery.embeddings, embeddings)
+    assert refused > len(whole)
+
+
 def test_a_memory_map_is_read(tmp_path: pathlib.Path) -> None:
     vectors, _ = people(20, 3, 16)
     vectors.tofile(tmp_path / "vectors")

@@ -6,20 +6,17 @@ import contextlib
 import dataclasses
 import errno
 import json
-import lzma
 import os
 import pathlib
-import struct
 import sys
 import time
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from spherekeras.data import alignment, detection, images, picture_headers
 from spherekeras.errors import DataError, ImageError, SphereKerasError
-from spherekeras.files import atomic_path, files_below, read_member
+from spherekeras.files import DAMAGED_ZIP, atomic_path, files_below, read_member
 
 MANIFEST = "manifest.jsonl"
 JPEG_QUALITY = 95
@@ -37,17 +34,6 @@ _UNWRITABLE = {
     errno.EINVAL,
     errno.EILSEQ,
 }
-_DAMAGED_ZIP = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    OSError,
-    EOFError,
-    ValueError,
-    MemoryError,
-    NotImplementedError,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,7 +286,7 @@ def _list_members(
     """Returns the pictures of a zip, what is refused of it, and its other files."""
     try:
         archive = stack.enter_context(zipfile.ZipFile(path))
-    except _DAMAGED_ZIP as error:
+    except DAMAGED_ZIP as error:
         raise DataError(
             f"{path} is not a zip that can be read ({error}). Expected a folder, a .zip, a picture "
             "or a list of them."
@@ -360,7 +346,7 @@ def _of_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> 
     def read() -> bytes:
         try:
             return read_member(archive, member)
-        except _DAMAGED_ZIP as error:
+        except DAMAGED_ZIP as error:
             raise ImageError(f"{name} is damaged in the zip ({error}). Pack it again.") from None
         except RuntimeError:  # what `zipfile` raises for a password
             raise ImageError(f"{name} is encrypted. Unpack the zip with its password.") from None

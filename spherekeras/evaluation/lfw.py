@@ -5,11 +5,9 @@ View 2 (`pairs.txt`, ten folds) is for reporting and nothing is ever tuned on it
 """
 
 import contextlib
-import lzma
 import os
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from spherekeras.errors import DataError
 from spherekeras.evaluation.crops import Crops, Faces, check_mirror, embed
 from spherekeras.evaluation.verification import VerificationResult, verify_pairs
+from spherekeras.files import DAMAGED_ZIP
 
 
 class Pair(NamedTuple):
@@ -132,17 +131,6 @@ def lfw(
     )
 
 
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    RuntimeError,  # a password; NotImplementedError is one, too
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
-
-
 class _Archive:
     """The lists and pictures of a folder or zip, found by `pairs.txt` and `Name/Name_0001.jpg`."""
 
@@ -160,7 +148,7 @@ class _Archive:
         self.require([name])
         try:
             return self._read(self._files[name][0])
-        except _UNREADABLE as error:
+        except (*DAMAGED_ZIP, RuntimeError) as error:
             raise DataError(
                 f"{name} of {self.name} cannot be read: {error}. Fetch the data again."
             ) from error
@@ -193,7 +181,7 @@ def _open(source: str | os.PathLike[str]) -> Iterator[_Archive]:
         return
     try:
         opened = zipfile.ZipFile(path)
-    except _UNREADABLE as error:
+    except DAMAGED_ZIP as error:
         raise DataError(
             f"Expected a folder or a zip with LFW. Received: {path} ({error}). Pass the path of "
             "lfw-deepfunneled.zip, or of the folder it unpacks to."

@@ -304,7 +304,7 @@ def test_a_zip_with_any_byte_changed_is_read_or_refused(
 ) -> None:
     path = tmp_path / "lfw.zip"
     with zipfile.ZipFile(path, "w", method) as archive:
-        archive.writestr("lfw/pairs.txt", "1 1\nAnn\t1\t2\nAnn\t1\tBob\t1\n" * 1)
+        archive.writestr("lfw/pairs.txt", "1 1\nAnn\t1\t2\nAnn\t1\tBob\t1\n")
     whole, refused = path.read_bytes(), 0
     for at in range(len(whole)):
         for mask in (0x01, 0x80, 0xFF):

@@ -365,9 +365,8 @@ def test_a_report_that_cannot_be_written_is_told_before_the_work(
         raise AssertionError("the work has begun")
 
     monkeypatch.setattr(cli, "_load", load)
-    (tmp_path / "none").touch()
     path = tmp_path / "none" / "report.html"
     assert cli.main(["evaluate", "tiny", "--data", "lfw", "--report", str(path)]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith(f"spherekeras evaluate: {path} cannot be wr")
-    assert "written: Not a directory. Name a file in a folder" in said
+    assert "written: its folder does not exist. Name a file in a" in said
