@@ -170,7 +170,7 @@ def _thresholds(thresholds: Sequence[dict[str, Any]], calibration: dict[str, Any
     if calibration:
         parts.append(
             f"`verify` gives a probability too ({calibration['method']}), where "
-            f"{calibration['prior']:.0%} of all pairs are one person's; fitted on "
+            f"{100 * calibration['prior']:g}% of all pairs are one person's; fitted on "
             f"{calibration['data']}."
         )
     return _section(*parts)

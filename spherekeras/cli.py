@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, run: Callable[..., int | None], text: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=text, description=text)
+        added.add_argument("--json", action="store_true", help="print JSON")
         added.set_defaults(run=run)
         return added
 
@@ -90,13 +91,11 @@ def _parser() -> argparse.ArgumentParser:
         default="central-largest",
         help="which of several faces: central-largest (default), largest, central or best",
     )
-    align.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(align)
 
     pack = verb("pack", _pack, "Write crops (a folder a person) as records for training.")
     pack.add_argument("source", help="folder or zip of crops")
     pack.add_argument("--out", required=True, help="folder for the records")
-    pack.add_argument("--json", action="store_true", help="print JSON")
 
     train = verb("train", _train, "Train a network by a recipe; goes on where it was stopped.")
     train.add_argument("recipe", help="recipe, a .toml file")
@@ -112,7 +111,6 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--profile", action="store_true", help="write OUT/profile.html: where a step's time goes"
     )
-    train.add_argument("--json", action="store_true", help="print JSON")
 
     evaluate = verb("evaluate", _evaluate, "Measure a preset by a published protocol.")
     evaluate.add_argument("preset", help="name or folder, or an exported .tflite file")
@@ -142,7 +140,6 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--report", help="lfw, bin, ytf: page of curves and worst errors, an .html file"
     )
-    evaluate.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(evaluate)
     _add_runtime(evaluate, "keras")
 
@@ -150,7 +147,6 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("pictures", nargs="+", help="photographs")
     embed.add_argument("--preset", help="name, folder or .tflite file (default: the most accurate)")
     embed.add_argument("--out", required=True, help=".npz with `embeddings` and `paths`")
-    embed.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(embed)
     _add_runtime(embed, "auto")
 
@@ -163,7 +159,6 @@ def _parser() -> argparse.ArgumentParser:
     rate = verify.add_mutually_exclusive_group()
     rate.add_argument("--far", type=float, help="false accept rate of the threshold")
     rate.add_argument("--threshold", type=float, help="similarity of your own")
-    verify.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(verify)
     _add_runtime(verify, "auto")
 
@@ -178,7 +173,6 @@ def _parser() -> argparse.ArgumentParser:
         "--far", type=float, help="false accept rate of the threshold, of one comparison"
     )
     rate.add_argument("--threshold", type=float, help="similarity of your own")
-    identify.add_argument("--json", action="store_true", help="print JSON")
     _add_detector(identify)
     _add_runtime(identify, "auto")
 
@@ -192,59 +186,52 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--layout", default="NHWC", help="ONNX: NHWC (default) or NCHW")
     export.add_argument("--pixels", default="float32", help="ONNX: float32 (default) or uint8")
     export.add_argument("--crop", help="ONNX: template of the crops the file takes, if another")
-    export.add_argument("--json", action="store_true", help="print JSON")
 
     zoo = verbs.add_parser("zoo", help="List, fetch, show, check and publish presets.")
     actions = zoo.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="the presets, those to be fetched among them")
+
+    def action(
+        name: str, run: Callable[..., int | None], text: str, epilog: str = ""
+    ) -> argparse.ArgumentParser:
+        form = argparse.RawDescriptionHelpFormatter
+        added = actions.add_parser(name, help=text, epilog=epilog, formatter_class=form)
+        added.add_argument("--json", action="store_true", help="print JSON")
+        added.set_defaults(run=run)
+        return added
+
+    listing = action("list", _zoo_list, "the presets, those to be fetched among them")
     listing.add_argument("pattern", nargs="*", help="names, such as 'sphere*' (default: all)")
-    listing.add_argument("--json", action="store_true", help="print JSON")
-    listing.set_defaults(run=_zoo_list)
-    fetch = actions.add_parser(
-        "fetch",
-        help="download presets into the cache",
-        epilog=_VARIABLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    fetch = action("fetch", _zoo_fetch, "download presets into the cache", _VARIABLES)
     fetch.add_argument("preset", nargs="+", help="names, such as 'sphere*'")
-    fetch.set_defaults(run=_zoo_fetch)
-    show = actions.add_parser("show", help="a preset's card")
+    show = action("show", _zoo_show, "a preset's card")
     show.add_argument("preset", help="name or folder, or names, such as 'sphere*'")
-    show.set_defaults(run=_zoo_show)
-    check = actions.add_parser("check", help="verify files and golden vectors")
+    check = action("check", _zoo_check, "verify files and golden vectors")
     check.add_argument(
         "preset", nargs="*", help="names, * and ? allowed, or folders (default: all)"
     )
-    check.set_defaults(run=_zoo_check)
-    publish = actions.add_parser("publish", help="measure a trained preset and write its card")
+    publish = action("publish", _zoo_publish, "measure a trained preset and write its card")
     publish.add_argument("preset", help="folder of a trained preset")
     publish.add_argument("--data", required=True, help="LFW, folder or zip")
     publish.add_argument("--out", required=True, help="folder in the zoo")
     publish.add_argument("--people", help="records to measure the thresholds on anew")
     _add_detector(publish)
-    publish.set_defaults(run=_zoo_publish)
-    files = actions.add_parser("files", help="measure a published preset's files, and carry one")
+    files = action("files", _zoo_files, "measure a published preset's files, and carry one")
     files.add_argument("preset", help="name or folder")
     files.add_argument("--data", required=True, help="LFW, folder or zip")
     files.add_argument("--people", required=True, help="the records of `zoo publish`")
     _add_detector(files)
-    files.set_defaults(run=_zoo_files)
-    cards = actions.add_parser("cards", help="write the cards of a zoo from what was measured")
+    cards = action("cards", _zoo_cards, "write the cards of a zoo from what was measured")
     cards.add_argument("zoo", help="folder of presets")
     cards.add_argument(
         "--latency", action="store_true", help="time all presets anew, side by side, and keep it"
     )
-    cards.set_defaults(run=_zoo_cards)
-    compare = actions.add_parser("compare", help="the presets, their latency measured side by side")
+    compare = action("compare", _zoo_compare, "the presets, their latency measured side by side")
     compare.add_argument("pattern", nargs="*", help="names, such as 'sphere*' (default: all)")
-    compare.add_argument("--json", action="store_true", help="print JSON")
-    compare.set_defaults(run=_zoo_compare)
-    manifest = actions.add_parser("manifest", help="write what a server of presets has")
+    manifest = action("manifest", _zoo_manifest, "write what a server of presets has")
     manifest.add_argument("zoo", help="folder of presets")
     manifest.add_argument("--url", required=True, help="where the server shows that folder")
     manifest.add_argument("--out", required=True, help="the manifest, a .json file")
-    manifest.set_defaults(run=_zoo_manifest)
-    convert = actions.add_parser("convert", help="another library's weights to a preset")
+    convert = action("convert", _zoo_convert, "another library's weights to a preset")
     convert.add_argument("file", help="the weight file")
     convert.add_argument(
         "--from", dest="kind", required=True, choices=("caffe", "clcarwin", "dlib", "opensphere")
@@ -253,7 +240,6 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--network", help="opensphere: its name in config.yml, such as sfnet20_deprecated"
     )
-    convert.set_defaults(run=_zoo_convert)
     return parser
 
 
@@ -275,8 +261,9 @@ def _add_runtime(parser: argparse.ArgumentParser, default: str) -> None:
 def _quickstart(options: argparse.Namespace) -> None:
     with _quiet():
         from spherekeras.quickstart import quickstart
-    page = quickstart(options.out, say=lambda text: print(text, flush=True))
-    print(f"Open {page}")
+    with _aside(options):
+        page = quickstart(options.out, say=lambda text: print(text, flush=True))
+    _show(options, {"page": str(page)}, f"Open {page}")
 
 
 def _align(options: argparse.Namespace) -> int:
@@ -336,8 +323,7 @@ def _train(options: argparse.Namespace) -> int:
 
         from spherekeras.training import train
     absl_logging.set_verbosity(absl_logging.INFO)
-    shown = sys.stderr if options.json else sys.stdout  # where Keras prints how it gets on
-    with contextlib.redirect_stdout(shown):
+    with _aside(options):
         folder = train(
             options.recipe,
             options.data,
@@ -384,27 +370,29 @@ def _evaluate(options: argparse.Namespace) -> None:
     if protocol in ("lfw", "lfw-view1", "ytf") and not (options.keep_mean or options.subtract_mean):
         options.subtract_mean = presets.subtracts_mean(faces.metadata)
         options.keep_mean = not options.subtract_mean
-    subtract = options.subtract_mean
+    rules: dict[str, Any] = {}
+    if getattr(faces, "unit_parts", False) and faces.config.mirror != "none":
+        rules = {"mirror": faces.config.mirror}  # inside the file, whatever the protocol's usual
+    averaged = {**rules, "subtract_mean": options.subtract_mean}
     result: Any
     with _progress("videos" if protocol == "ytf" else "pictures") as progress:
         if protocol == "bin":
-            result = evaluation.bin_set(faces, data, progress=progress)
+            result = evaluation.bin_set(faces, data, **rules, progress=progress)
         elif protocol == "ijb":
-            result = evaluation.ijb(faces, data, progress=progress)
+            result = evaluation.ijb(faces, data, **rules, progress=progress)
         elif protocol == "ytf":
-            result = evaluation.ytf(faces, data, subtract_mean=subtract, progress=progress)
+            result = evaluation.ytf(faces, data, **averaged, progress=progress)
         elif protocol == "megaface":
             result = evaluation.megaface_folders(
-                faces, data, options.distractors, progress=progress
+                faces, data, options.distractors, **rules, progress=progress
             )
         else:
             view = 1 if protocol == "lfw-view1" else 2
-            result = evaluation.lfw(faces, data, view, subtract_mean=subtract, progress=progress)
-    text = json.dumps(result.to_dict(), indent=1)
-    print(text if options.json else result)
+            result = evaluation.lfw(faces, data, view, **averaged, progress=progress)
+    _show(options, result.to_dict(), str(result))
     if options.out:
         with atomic_path(options.out) as temporary:
-            temporary.write_text(text + "\n")
+            temporary.write_text(json.dumps(result.to_dict(), indent=1) + "\n")
     if options.report:
         name = pathlib.Path(faces.folder or options.preset).resolve().name
         measured_by = _measured_by(options, faces, name)
@@ -552,14 +540,14 @@ def _export(options: argparse.Namespace) -> None:
         )
     else:
         raise ExportError(f"`--out` ends in .tflite or .onnx. Received: {options.out}.")
-    print(json.dumps(report.to_dict(), indent=1) if options.json else report)
+    _show(options, report.to_dict(), str(report))
 
 
 def _zoo_list(options: argparse.Namespace) -> None:
     from spherekeras import presets, zoo
 
     rows = zoo.rows(options.pattern)
-    print(json.dumps(rows, indent=1) if options.json else zoo.text_table(rows))
+    _show(options, rows, zoo.text_table(rows))
     if not rows:
         print(presets.known_presets(()), file=sys.stderr)
 
@@ -567,35 +555,50 @@ def _zoo_list(options: argparse.Namespace) -> None:
 def _zoo_fetch(options: argparse.Namespace) -> None:
     from spherekeras import zoo
 
-    for word in options.preset:
-        for name in zoo.spelled(word):
-            print(zoo.fetch(name), flush=True)
+    folders = []
+    with _aside(options):
+        for word in options.preset:
+            for name in zoo.spelled(word):
+                folders.append(str(zoo.fetch(name)))
+                print(folders[-1], flush=True)
+    if options.json:
+        print(json.dumps({"folders": folders}, indent=1))
 
 
 def _zoo_manifest(options: argparse.Namespace) -> None:
     from spherekeras import zoo
 
-    print(f"Manifest in {zoo.write_manifest(options.zoo, options.url, options.out)}.")
+    path = zoo.write_manifest(options.zoo, options.url, options.out)
+    _show(options, {"manifest": str(path)}, f"Manifest in {path}.")
 
 
 def _zoo_show(options: argparse.Namespace) -> None:
     from spherekeras import presets, zoo
 
-    for name in zoo.spelled(options.preset):
-        folder = presets.find_preset(name)
+    known = []
+    for folder in zoo.folders(options.preset):
         presets.check_files(folder)
-        print((folder / "README.md").read_text(encoding="utf-8"))
+        if options.json:
+            metadata = presets.read_metadata(folder)
+            known.append({"preset": str(folder), "metadata": metadata})
+        else:
+            print((folder / "README.md").read_text(encoding="utf-8"))
+    if options.json:
+        print(json.dumps(known, indent=1))
 
 
 def _zoo_check(options: argparse.Namespace) -> int:
     with _quiet():
         from spherekeras import zoo
 
-    failed = 0
-    for name, verdict, good in zoo.check(options.preset):
-        print(f"{'good' if good else 'BAD '}  {name}: {verdict}", flush=True)
-        failed += not good
-    return 1 if failed else 0
+    known = []
+    with _aside(options):
+        for name, verdict, good in zoo.check(options.preset):
+            known.append({"preset": name, "good": good, "verdict": verdict})
+            print(f"{'good' if good else 'BAD '}  {name}: {verdict}", flush=True)
+    if options.json:
+        print(json.dumps(known, indent=1))
+    return 0 if all(row["good"] for row in known) else 1
 
 
 def _zoo_publish(options: argparse.Namespace) -> None:
@@ -608,7 +611,7 @@ def _zoo_publish(options: argparse.Namespace) -> None:
         folder = publishing.publish(
             options.preset, options.out, options.data, _detector(options), people, progress
         )
-    print((folder / "README.md").read_text(encoding="utf-8"))
+    _show_preset(options, folder)
 
 
 def _zoo_files(options: argparse.Namespace) -> None:
@@ -619,15 +622,17 @@ def _zoo_files(options: argparse.Namespace) -> None:
     people, detector = open_records(options.people), _detector(options)
     with _progress("photographs") as progress:
         folder = exported.measure_files(options.preset, options.data, people, detector, progress)
-    print((folder / "README.md").read_text(encoding="utf-8"))
+    _show_preset(options, folder)
 
 
 def _zoo_cards(options: argparse.Namespace) -> None:
     with _quiet():
         from spherekeras import zoo_pages
 
-    changed = zoo_pages.write_cards(options.zoo, options.latency, say=print)
-    print(f"Cards written: {', '.join(changed) or 'none, all were up to date'}.")
+    with _aside(options):
+        changed = zoo_pages.write_cards(options.zoo, options.latency, say=print)
+    text = f"Cards written: {', '.join(changed) or 'none, all were up to date'}."
+    _show(options, {"written": changed}, text)
 
 
 def _zoo_compare(options: argparse.Namespace) -> None:
@@ -635,7 +640,7 @@ def _zoo_compare(options: argparse.Namespace) -> None:
         from spherekeras import zoo
 
     rows = zoo.compare(options.pattern)
-    print(json.dumps(rows, indent=1) if options.json else zoo.text_table(rows))
+    _show(options, rows, zoo.text_table(rows))
 
 
 def _zoo_convert(options: argparse.Namespace) -> None:
@@ -644,14 +649,27 @@ def _zoo_convert(options: argparse.Namespace) -> None:
 
         folder = zoo.convert(options.file, options.kind, options.out, options.network)
     left_out = presets.read_metadata(folder)["converted_from"]["left_out"]
-    if left_out:
-        print(f"Left out: {', '.join(left_out)}.")
-    print(f"Preset in {folder}.")
+    text = f"Left out: {', '.join(left_out)}.\n" if left_out else ""
+    written = {"preset": str(folder), "left_out": left_out}
+    _show(options, written, f"{text}Preset in {folder}.")
 
 
-def _show(options: argparse.Namespace, values: dict[str, Any], text: str) -> None:
+def _show(options: argparse.Namespace, values: Any, text: str) -> None:
     """Prints a result: as JSON where that was asked for, else as text."""
     print(json.dumps(values, indent=1) if options.json else text)
+
+
+def _show_preset(options: argparse.Namespace, folder: pathlib.Path) -> None:
+    """Prints a preset's card, or as JSON what is known of it."""
+    from spherekeras import presets
+
+    values = {"preset": str(folder), "metadata": presets.read_metadata(folder)}
+    _show(options, values, (folder / "README.md").read_text(encoding="utf-8"))
+
+
+def _aside(options: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:
+    """What work prints as it gets on goes to stderr where stdout is to hold JSON alone."""
+    return contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout)
 
 
 def _load(options: argparse.Namespace, lazy: bool = False) -> Any:
@@ -667,7 +685,7 @@ def _load(options: argparse.Namespace, lazy: bool = False) -> Any:
                 "No preset is installed. Name one with `--preset`: a folder, or a name that "
                 "`spherekeras zoo list` shows; or set SPHEREKERAS_ZOO to a folder of presets."
             )
-        name = presets.most_accurate(known)
+        name = str(presets.named(presets.most_accurate(known)))
     usual = options.detector == "auto" and not options.detector_model
     runtime = options.runtime
     if name.endswith(".tflite"):

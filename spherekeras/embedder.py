@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from spherekeras import card, hosting, presets
+from spherekeras import card, presets
 from spherekeras.complexity import multiplications
 from spherekeras.data import alignment, detection, images
 from spherekeras.errors import ImageError, NoFaceError, PresetError
@@ -212,7 +212,7 @@ class FaceEmbedder:
             similarity >= chosen["threshold"],
             float(chosen["threshold"]),
             chosen["far"],
-            chosen["data"],
+            chosen.get("data", "not stated"),
             self._probability(similarity),
         )
 
@@ -258,7 +258,15 @@ class FaceEmbedder:
 
         Raises:
             NoFaceError, ImageError: see `embed`.
+            PresetError: crops of this size have no template.
         """
+        template = alignment.find_template(self.config.template)
+        if (template.height, template.width) != (self.config.height, self.config.width):
+            raise PresetError(
+                f"The preset takes crops of {self.config.height}x{self.config.width}, and its "
+                f"template {self.config.template!r} makes others, of {template.height}x"
+                f"{template.width}: no photograph can be aligned for it. Pass crops."
+            )
         name = name or (str(source) if isinstance(source, (str, os.PathLike)) else "the picture")
         picture = source if isinstance(source, np.ndarray) else images.read_image(source, name)
         found = self.detector.detect(picture)
@@ -377,8 +385,9 @@ class FaceEmbedder:
                 none where the weights have changed since.
 
         Raises:
-            PresetError: a weight that is not finite or does not fit float16; no Keras model; or
-                the folder of a downloaded preset, in the cache.
+            PresetError: a weight that is not finite or does not fit float16; no Keras model; a
+                folder where it may not be, see `presets.check_place`; or metadata that lacks what a
+                card tells, such as the `data` of a threshold.
         """
         if isinstance(self.backbone, LiteRTModel):
             raise PresetError(
@@ -386,11 +395,7 @@ class FaceEmbedder:
                 "runtime='keras'."
             )
         folder = pathlib.Path(folder)
-        if hosting.is_cached(folder):
-            raise PresetError(
-                f"{folder} is the place of a downloaded preset: the next `spherekeras zoo fetch` "
-                "would put the original there again. Give another folder."
-            )
+        presets.check_place(folder)
         with tempfile.TemporaryDirectory() as scratch:
             stored = pathlib.Path(scratch)
             presets.write_weights(self.backbone, stored / "model.weights.h5")
@@ -404,8 +409,17 @@ class FaceEmbedder:
         known["parameters"] = self.backbone.count_params()
         known["multiplications"] = multiplications(self.backbone)
         known["embedding"] = self.backbone.output_shape[-1] * (1 + (self.config.mirror == "concat"))
-        known.setdefault("name", folder.name)
+        known.setdefault("name", folder.resolve().name)
         known = json.loads(presets.to_json(known))  # one order, before and after a reload
+        try:
+            page = card.card(known, self.config)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            lacks = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise PresetError(
+                f"The metadata makes no card: {lacks}. A threshold has far, threshold, tar and "
+                "data; a calibration what `to_dict` gives, and data; metrics, held_out, files and "
+                "latency are what `spherekeras zoo publish` and its like measure."
+            ) from None
 
         def golden(path: pathlib.Path) -> None:
             crops = golden_crops(self.config.height, self.config.width)
@@ -425,7 +439,7 @@ class FaceEmbedder:
                 presets.TFLITE: self._own_file(known, stamp),
                 "metadata.json": presets.to_json(known),
                 "recipe.toml": recipe,
-                "README.md": card.card(known, self.config),
+                "README.md": page,
                 "golden.npz": golden,
             },
         )

@@ -13,7 +13,7 @@ from spherekeras import card, presets, publishing, teacher
 from spherekeras.data import pipeline
 from spherekeras.data.records import Records
 from spherekeras.embedder import FaceEmbedder
-from spherekeras.errors import ExportError, PresetError
+from spherekeras.errors import DataError, ExportError, PresetError
 from spherekeras.evaluation import VerificationResult, held_out, lfw
 from spherekeras.evaluation.crops import MIRRORS
 from spherekeras.export import parity, to_onnx, to_tflite
@@ -42,11 +42,11 @@ def measure_files(
 ) -> pathlib.Path:
     """Exports a published preset at every precision, measures the files, and keeps what they do.
 
-    For each: size, cosine with Keras on 500 crops, LFW view 2 through the file and its change
-    against Keras, time on one and two threads, and thresholds of its own on the people held out,
-    which `to_tflite` writes into the files it makes of this preset from then on. The preset then
-    carries its float16 file, or the float32 one where only that gives the golden vectors with room;
-    none over 12 MB.
+    For each: size, cosine with Keras on 500 crops (or as many as there are), LFW view 2 through
+    the file and its change against Keras, time on one and two threads, and thresholds of its own
+    on the people held out, which `to_tflite` writes into the files it makes of this preset from
+    then on. The preset then carries its float16 file, or the float32 one where only that gives the
+    golden vectors with room; none over 12 MB.
 
     Args:
         preset: name or folder, published.
@@ -76,9 +76,13 @@ def measure_files(
     strangers = teacher.turned(people, positions, faces.config)
     known, _ = pipeline.split(people, validation=publishing.validation_share(faces, people))
     others = "training" if presets.trained_on(faces.metadata) else "the records' other people"
-    spread = np.linspace(0, len(known) - 1, _CALIBRATING).astype(int)
-    calibrating = teacher.turned(people, known[spread], faces.config)
-    chosen = strangers[np.linspace(0, len(strangers) - 1, _CROPS).astype(int)]
+    if not len(known):
+        raise DataError(
+            f"Of the {len(people.identities)} people of {people.folder} all are held out, and int8 "
+            "is calibrated on the others. Give crops of more people."
+        )
+    calibrating = teacher.turned(people, known[_spread(len(known), _CALIBRATING)], faces.config)
+    chosen = strangers[_spread(len(strangers), _CROPS)]
     crops: dict[str, np.ndarray] = {}
 
     def tested(run: Run) -> VerificationResult:
@@ -122,8 +126,8 @@ def measure_files(
             "rows": rows,
             "how": f"{base.pairs:,} pairs of LFW view 2, {MIRRORS[rule]}, each of unit length, "
             f"{'mean' if subtract else 'no mean'} subtracted (so computed, Keras reaches "
-            f"{card.percent(base.accuracy)}); cosines on {_CROPS:,} crops of {who}; int8 "
-            f"calibrated on {_CALIBRATING} crops of {others}; milliseconds "
+            f"{card.percent(base.accuracy)}); cosines on {len(chosen):,} crops of {who}; int8 "
+            f"calibrated on {len(calibrating)} crops of {others}; milliseconds "
             f"of one crop on one and two threads, all files by turns, median of {ROUNDS}, "
             f"{processor()}; " + ", ".join(f"{key} {value}" for key, value in versions().items()),
         }
@@ -143,6 +147,11 @@ def measure_files(
             if content is None or _gives_golden(folder, faces.config):
                 break
     return folder
+
+
+def _spread(of: int, most: int) -> np.ndarray:
+    """Places spread evenly over so many, each of them once."""
+    return np.linspace(0, of - 1, min(of, most)).astype(int)
 
 
 def _gives_golden(folder: pathlib.Path, config: presets.PresetConfig) -> bool:

@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
@@ -89,12 +90,13 @@ class PresetConfig:
         from spherekeras.data.alignment import TEMPLATES
 
         numbers = (self.scale, self.offset)
+        real = all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
         rules = {
             f"`backbone` is one of {', '.join(BACKBONES)}": self.backbone in BACKBONES,
             "`arguments` is a table": isinstance(self.arguments, dict),
             f"`template` is one of {', '.join(TEMPLATES)}": self.template in TEMPLATES,
             "`height` and `width` are whole numbers": type(self.height) is type(self.width) is int,
-            "`scale` and `offset` are numbers": all(type(n) in (int, float) for n in numbers),
+            "`scale` and `offset` are finite numbers, `scale` not 0": real and self.scale != 0,
             "`channel_order` is RGB or BGR": self.channel_order in ("RGB", "BGR"),
             "`mirror` is none, sum or concat": self.mirror in ("none", "sum", "concat"),
         }
@@ -140,19 +142,26 @@ def places(name: str) -> list[pathlib.Path]:
 
 
 def find_preset(name_or_folder: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the folder of a preset, by path or by name.
+    """Returns the folder of a preset, by path or, where no preset lies there, by name.
 
-    A name is looked up in `$SPHEREKERAS_ZOO`, the checkout's zoo/, the cache and, last, the
-    manifest of `spherekeras.hosting`, by which it is downloaded into the cache.
+    Raises:
+        PresetError: see `named`.
+    """
+    path = pathlib.Path(name_or_folder)
+    return path if is_preset(path) else named(str(name_or_folder))
+
+
+def named(name: str) -> pathlib.Path:
+    """Returns the folder of the preset of a name, whatever the working directory holds.
+
+    It is looked up in `$SPHEREKERAS_ZOO`, the checkout's zoo/, the cache and, last, the manifest
+    of `spherekeras.hosting`, by which it is downloaded into the cache.
 
     Raises:
         PresetError: there is none, and the nearest name is suggested; or it did not come.
     """
-    path = pathlib.Path(name_or_folder)
-    name = str(name_or_folder)
-    for candidate in (path, *(zoo / name for zoo in _zoos())):
-        if is_preset(candidate):
-            return candidate
+    if found := places(name):
+        return found[0]
     hosted = hosting.manifest()
     if name in hosted:
         return hosting.fetch(name, hosted[name])
@@ -171,11 +180,11 @@ def most_accurate(names: Sequence[str]) -> str:
     Where Keras is not installed, presets that carry a TFLite file come before all others.
     """
     if importlib.util.find_spec("keras") is None:
-        names = [name for name in names if (find_preset(name) / TFLITE).is_file()] or names
+        names = [name for name in names if (named(name) / TFLITE).is_file()] or names
 
     def accuracy(name: str) -> float:
         try:
-            metrics = read_metadata(find_preset(name)).get("metrics", [])
+            metrics = read_metadata(named(name)).get("metrics", [])
             return max((m["accuracy"] for m in metrics if m["name"] == "LFW view 2"), default=0.0)
         except (KeyError, PresetError, TypeError):
             return 0.0
@@ -206,6 +215,38 @@ def check_folder(zoo: str | os.PathLike[str]) -> None:
         )
 
 
+def check_place(folder: pathlib.Path) -> None:
+    """Finds out whether a preset may be saved in a folder.
+
+    Raises:
+        PresetError: it would replace the files of something that is no preset, it is the folder of
+            a downloaded preset, in the cache, or it has no name.
+    """
+    if hosting.is_cached(folder):
+        raise PresetError(
+            f"{folder} is the place of a downloaded preset: the next `spherekeras zoo fetch` "
+            "would put the original there again. Give another folder."
+        )
+    if not folder.resolve().name:
+        raise PresetError(f"A preset takes the name of its folder. Received: {folder}.")
+    others = [name for name in (*FILES, SUMS, TFLITE) if os.path.lexists(folder / name)]
+    if others and not _is_own(folder):
+        raise PresetError(
+            f"{folder} is no preset, and its {others[0]} would be replaced. Give a new folder, or "
+            "move that file away."
+        )
+
+
+def _is_own(folder: pathlib.Path) -> bool:
+    """Whether a folder is a preset's, a half-written one's too, and not merely looks so."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if "  model.weights.h5\n" in (folder / SUMS).read_text(encoding="ascii"):
+            return True
+    with contextlib.suppress(PresetError):
+        return bool(read_config(folder))
+    return False
+
+
 def check_files(folder: pathlib.Path, but: str = "") -> None:
     """Checks every file of a preset against `SHA256SUMS`.
 
@@ -218,8 +259,14 @@ def check_files(folder: pathlib.Path, but: str = "") -> None:
     """
     try:
         _check_files(folder, but)
+    except _Stray as error:  # another download would leave it there
+        raise PresetError(f"{error} Delete that file; nothing was loaded.") from None
     except PresetError as error:
         raise PresetError(f"{error} {_again(folder)}; nothing was loaded.") from None
+
+
+class _Stray(PresetError):
+    """A file lies in a preset's folder that is not of the preset."""
 
 
 def _again(folder: pathlib.Path) -> str:
@@ -247,8 +294,8 @@ def _check_files(folder: pathlib.Path, but: str) -> None:
         sums[match[2]] = match[1]
     for name in sorted({*files_of(folder), *sums}):
         if name not in sums:
-            stray = " Delete that file." if name == TFLITE else ""
-            raise PresetError(f"{folder / SUMS} has no line for {name}.{stray}")
+            kind = _Stray if name == TFLITE else PresetError
+            raise kind(f"{folder / SUMS} has no line for {name}.")
         if name != but and not (folder / name).is_file():
             raise PresetError(f"{folder / name}, which {SUMS} names, is missing.")
         if name != but and sha256(folder / name) != sums[name]:
@@ -471,7 +518,10 @@ def write_preset(folder: pathlib.Path, files: dict[str, Any]) -> None:
         folder: the preset's folder; files already there are replaced one by one.
         files: for some or all of `FILES` and `TFLITE` a str, bytes, or a function that writes to a
             path; None for no file.
+
+    `config.json`, by which a folder is a preset's, is the first to be there.
     """
+    files = dict(sorted(files.items(), key=lambda file: file[0] == "config.json"))
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as placing:  # all are written first, then placed, the sums last
         sums = placing.enter_context(atomic_path(folder / SUMS))

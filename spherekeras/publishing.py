@@ -63,17 +63,20 @@ def publish(
         `out`.
 
     Raises:
-        PresetError: a damaged preset, or thresholds that are not these weights' own.
+        PresetError: a damaged preset, a place where none may be (`presets.check_place`), or
+            thresholds that are not these weights' own.
         DataError: LFW or the records cannot be used.
     """
     fit_calibration([0.0, 1.0], [False, True])  # told before the work: is scikit-learn there?
-    zoo_pages.check_table(pathlib.Path(out).parent)
+    out = pathlib.Path(os.path.abspath(out))
+    presets.check_place(out)
+    zoo_pages.check_table(out.parent)
     faces = FaceEmbedder.from_preset(preset, detector=detector)
     folder = presets.find_preset(preset)
     known = faces.metadata
     if known.get("measured") != presets.stamp(folder):
         known = presets.unmeasured(known)
-    metadata = {**known, "name": pathlib.Path(out).name}
+    metadata = {**known, "name": out.name}
     if people is not None:
         metadata |= _held_out(faces, people)
     elif "thresholds" not in metadata and "thresholds" in faces.metadata:

@@ -141,7 +141,7 @@ def _row(report: object) -> dict[str, object]:
 
 def _card(name: str) -> dict[str, dict[str, str]]:
     try:
-        metadata = presets.read_metadata(presets.find_preset(name))
+        metadata = presets.read_metadata(presets.named(name))
     except SphereKerasError as error:
         return {name: {"damaged": str(error)}}
     rows = {"description": str(metadata.get("description", ""))}

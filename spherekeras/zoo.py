@@ -65,6 +65,16 @@ def spelled(name: str) -> list[str]:
     return names([name]) if _is_pattern(name) else [name]
 
 
+def folders(word: str) -> list[pathlib.Path]:
+    """Returns the folders of the presets that a word of the command line means, see `spelled`.
+
+    Raises:
+        PresetError: a pattern fits no name, or there is no such preset.
+    """
+    find = presets.named if _is_pattern(word) else presets.find_preset
+    return [find(name) for name in spelled(word)]
+
+
 def _is_pattern(word: str) -> bool:
     return any(mark in word for mark in "*?[") and not os.path.isdir(word)
 
@@ -78,7 +88,7 @@ def fetch(name: str) -> pathlib.Path:
     hosted = hosting.manifest()
     if name in hosted:
         return hosting.fetch(name, hosted[name])
-    folder = presets.find_preset(name)
+    folder = presets.named(name)
     presets.check_files(folder)
     return folder
 
@@ -151,7 +161,7 @@ def compare(patterns: Sequence[str] = ()) -> list[dict[str, Any]]:
     found = [row for row in rows(patterns) if row["place"] in ("zoo", "cache")]
     if not found:
         raise PresetError("None of these presets is here. Fetch one: `spherekeras zoo fetch NAME`.")
-    times = latencies([row["name"] for row in found])
+    times = latencies([presets.named(row["name"]) for row in found])
     return [
         {**row, "here": round(time, 2), "ratio": round(time / min(times), 2)}
         for row, time in zip(found, times, strict=True)

@@ -1,6 +1,8 @@
 """The command line: what it prints, what it returns, what it writes."""
 
+import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -9,6 +11,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from typing import Any
 from unittest import mock
 
 import cv2
@@ -16,7 +19,7 @@ import numpy as np
 import onnx
 import pytest
 
-from spherekeras import cli, export, presets
+from spherekeras import cli, evaluation, export, presets
 from spherekeras.data.drawn_faces import draw_face, drawn_crops, write_drawn_crops
 from spherekeras.data.records import open_records
 from spherekeras.embedder import FaceEmbedder
@@ -359,6 +362,98 @@ def test_verify_takes_the_presets_file_and_leaves_keras_alone(
     )
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
     assert done.stdout.startswith("same person: similarity 1.0000") and done.stderr == ""
+
+
+def test_a_file_with_a_mirror_rule_is_evaluated_by_its_own(
+    sets: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    config = dataclasses.replace(CONFIG, mirror="sum")
+    faces = FaceEmbedder(presets.build_backbone(config), config)
+    export.to_tflite(faces, tmp_path / "summed.tflite")
+    by_file = FaceEmbedder.from_tflite(tmp_path / "summed.tflite")
+    asked = ["--protocol", "ytf", "--data", sets / "ytf", "--json"]
+    done = run(tmp_path, "evaluate", tmp_path / "summed.tflite", *asked)
+    assert (done.returncode, done.stderr) == (0, "")
+    values = json.loads(done.stdout)
+    wanted = evaluation.ytf(by_file, sets / "ytf", mirror="sum").to_dict()
+    assert values == json.loads(json.dumps(wanted)) and values["pairs"] == 20
+    assert "of its mirror image are added, then of unit length" in values["protocol"]
+    for protocol, data in (("bin", "toy.bin"), ("megaface", "probes")):
+        asked = ["--protocol", protocol, "--data", sets / data]
+        asked += ["--distractors", sets / "ytf"] if protocol == "megaface" else []
+        done = run(tmp_path, "evaluate", tmp_path / "summed.tflite", *asked)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_usual_preset_is_the_zoos_whatever_the_working_directory_holds(
+    zoo: pathlib.Path,
+    pictures: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(presets, "_zoos", lambda: [zoo])
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    picture = pictures / "person0" / "0.png"
+    done = run(zoo, "verify", picture, picture)
+    assert done.returncode == 0 and done.stdout.startswith("same person"), done.stderr
+    assert run(zoo, "zoo", "show", "ti*").stdout.startswith("# tiny")
+    assert run(zoo, "zoo", "show", "tiny").returncode == 1  # here a path comes first
+
+
+def test_every_command_prints_json(
+    zoo: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presets, "_zoos", lambda: [tmp_path / "zoo"])
+    folder = shutil.copytree(zoo / "tiny", tmp_path / "zoo" / "tiny")
+
+    def of(*words: object, status: int = 0) -> Any:
+        done = run(zoo, *words, "--json")
+        assert done.returncode == status, done.stderr
+        return json.loads(done.stdout)
+
+    metadata = presets.read_metadata(folder)
+    assert of("zoo", "show", "tiny") == [{"preset": str(folder), "metadata": metadata}]
+    assert of("zoo", "fetch", "t*") == {"folders": [str(folder)]}
+    [known] = of("zoo", "check")
+    assert (known["preset"], known["good"]) == ("tiny", True)
+    assert known["verdict"].startswith("files intact, golden vectors within ")
+    assert [row["good"] for row in of("zoo", "check", "tiny", "none", status=1)] == [True, False]
+    asked = ["--url", "https://example.org/zoo", "--out", tmp_path / "manifest.json"]
+    assert of("zoo", "manifest", tmp_path / "zoo", *asked) == {
+        "manifest": str(tmp_path / "manifest.json")
+    }
+    with mock.patch("spherekeras.zoo_pages.write_cards", return_value=["tiny"]) as written:
+        assert of("zoo", "cards", tmp_path / "zoo") == {"written": ["tiny"]}
+    assert written.call_args.args == (str(tmp_path / "zoo"), False)
+    made = {**metadata, "converted_from": {"file": "a", "sha256": "b", "left_out": ["fc6"]}}
+    presets.write_preset(folder, {"metadata.json": presets.to_json(made)})
+    with mock.patch("spherekeras.zoo.convert", return_value=folder):
+        asked = ["--from", "caffe", "--out", folder]
+        assert of("zoo", "convert", "a", *asked) == {"preset": str(folder), "left_out": ["fc6"]}
+    with mock.patch("spherekeras.publishing.publish", return_value=folder):
+        asked = ["--data", "lfw", "--out", folder]
+        published = of("zoo", "publish", "tiny", *asked)
+    assert published == {"preset": str(folder), "metadata": made}
+
+    def quick(out: str, say: Any) -> pathlib.Path:
+        say("Drawing ...")
+        print("1/400 loss")
+        return pathlib.Path(out, "index.html")
+
+    with mock.patch("spherekeras.quickstart.quickstart", quick):
+        assert of("quickstart", "--out", "out") == {"page": "out/index.html"}
+
+
+def test_every_command_offers_json() -> None:
+    def leaves(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+        below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        return [leaf for a in below for p in a.choices.values() for leaf in leaves(p)] or [parser]
+
+    found = leaves(cli._parser())
+    assert len(found) == 18
+    assert all("--json" in parser.format_help() for parser in found)
 
 
 def test_zoo_list_show_and_check(

@@ -11,6 +11,7 @@ import spherekeras as sk
 from spherekeras import presets
 from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import ExportError, PresetError
+from spherekeras.evaluation import Calibration
 from spherekeras.export import to_tflite
 from spherekeras.presets import PresetConfig
 
@@ -182,7 +183,10 @@ def resum(preset: pathlib.Path) -> None:
         ('"channel_order": "RGB"', '"channel_order": "rgb"', "`channel_order` is RGB or BGR"),
         ('"mirror": "none"', '"mirror": "both"', "`mirror` is none, sum or concat"),
         ('"height": 112', '"height": 96', "contradicts itself: the crop is 96x96"),
-        ('"offset": 127.5', '"offset": null', "`scale` and `offset` are numbers"),
+        ('"offset": 127.5', '"offset": null', "`scale` and `offset` are finite numbers, `scal"),
+        ('"offset": 127.5', '"offset": Infinity', "`scale` and `offset` are finite numbers, `sc"),
+        ('"scale": 0.0078125', '"scale": NaN', "`scale` and `offset` are finite numbers, `scale` "),
+        ('"scale": 0.0078125', '"scale": 0', "`scale` and `offset` are finite numbers, `scale` n"),
         ('"embedding_dim": 8', '"embedding_dim": -8', "does not build MobileFaceNet"),
         ('"embedding_dim": 8', '"dim": 8', "does not build MobileFaceNet"),
         ('"embedding_dim": 8', '"embedding_dim": 9', "does not fit MobileFaceNet"),
@@ -241,7 +245,8 @@ def test_a_file_goes_with_its_weights_and_no_others(
         presets.check_files(tmp_path / folder)
     shutil.copy(light / presets.TFLITE, tmp_path / "changed")
     with pytest.raises(
-        PresetError, match=r"SHA256SUMS has no line for model\.tflite\. Delete that file"
+        PresetError,
+        match=r"SHA256SUMS has no line for model\.tflite\. Delete that file; nothing was loaded\.$",
     ):
         FaceEmbedder.from_preset(tmp_path / "changed")
     presets.write_preset(tmp_path / "changed", {})
@@ -370,4 +375,93 @@ def test_the_most_accurate_preset_is_the_usual_one(
 def test_the_card_says_what_is_known_and_no_more(preset: pathlib.Path) -> None:
     card = (preset / "README.md").read_text()
     assert "| parameters |" in card and "| 0.01 | 0.5000 | 70.00 % | a test |" in card
-    assert "Measured" not in card and "Training" not in card
+    sections = [line for line in card.splitlines() if line.startswith("#")]
+    assert sections == ["# tiny", "## Thresholds", "## Use"]
+
+
+def test_a_name_is_the_zoos_whatever_the_working_directory_holds(
+    preset: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presets, "_zoos", lambda: [preset.parent])
+    shutil.copytree(preset, tmp_path / "here" / "tiny")
+    (tmp_path / "here" / "tiny" / "metadata.json").write_text("changed")
+    monkeypatch.chdir(tmp_path / "here")
+    assert presets.named("tiny") == preset
+    assert presets.find_preset("tiny") == pathlib.Path("tiny")  # a path comes first here
+    shutil.copytree(preset, preset.parent / "better")
+    metrics = presets.to_json({"metrics": [{"name": "LFW view 2", "accuracy": 0.9}]})
+    presets.write_preset(preset.parent / "tiny", {"metadata.json": metrics})
+    assert presets.most_accurate(["better", "tiny"]) == "tiny"
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", presets.SUMS])
+def test_what_is_no_preset_is_not_replaced(
+    faces: FaceEmbedder, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / name).write_text("mine")
+    with pytest.raises(PresetError, match=f"other is no preset, and its {name} would be replaced"):
+        faces.save_preset(other)
+    assert [path.read_text() for path in other.iterdir()] == ["mine"]
+
+
+def test_a_preset_is_saved_beside_other_files_and_over_a_damaged_one(
+    faces: FaceEmbedder, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "work"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    monkeypatch.chdir(mine)
+    faces.save_preset(".")  # beside other files, in a folder that has a name
+    presets.check_files(mine)
+    assert presets.read_metadata(mine)["name"] == "work"
+    for name in ("config.json", presets.SUMS):
+        (mine / name).write_text("  model.weights.h5\n")
+        presets.check_files(faces.save_preset(mine))
+    assert (mine / "notes.txt").read_text() == "mine"
+    with pytest.raises(PresetError, match="A preset takes the name of its folder. Received: /"):
+        presets.check_place(pathlib.Path("/"))
+
+
+def test_a_save_that_was_killed_can_be_done_again(
+    faces: FaceEmbedder, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, placed = presets.os.replace, []
+
+    def killed(source: str, target: str) -> None:
+        if len(placed) == 1:
+            raise KeyboardInterrupt
+        placed.append(pathlib.Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        faces.save_preset(tmp_path / "tiny")
+    assert placed == ["config.json"]
+    monkeypatch.setattr("os.replace", replace)
+    presets.check_files(faces.save_preset(tmp_path / "tiny"))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"thresholds": [{"far": 0.01, "threshold": 0.5, "tar": 0.7}]}, "it lacks 'data'"),
+        ({"thresholds": [{"far": 0.01, "threshold": 0.5, "data": "a"}]}, "it lacks 'tar'"),
+        ({"metrics": [{"name": "LFW view 2"}]}, "it lacks 'intervals'"),
+        ({"calibration": {"method": "logistic", "prior": 0.5}}, "it lacks 'data'"),
+        ({"thresholds": [{"far": "low", "threshold": 0.5, "tar": 0.7, "data": "a"}]}, "format"),
+    ],
+)
+def test_metadata_that_makes_no_card_is_named(
+    faces: FaceEmbedder, tmp_path: pathlib.Path, metadata: dict[str, object], message: str
+) -> None:
+    with pytest.raises(PresetError, match=f"The metadata makes no card: .*{message}.*A thresh"):
+        faces.save_preset(tmp_path / "tiny", metadata=metadata)
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_the_card_tells_a_small_prior(faces: FaceEmbedder, tmp_path: pathlib.Path) -> None:
+    known = Calibration("logistic", 0.5, 0.001, slope=2.0).to_dict() | {"data": "a test"}
+    folder = faces.save_preset(tmp_path / "tiny", metadata={"calibration": known})
+    assert "where 0.1% of all pairs are one person's; fitted" in (folder / "README.md").read_text()

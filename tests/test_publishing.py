@@ -282,6 +282,41 @@ def test_files_are_measured_through_themselves(
     ours = FaceEmbedder.from_tflite(tmp_path / "a.tflite").metadata["thresholds"]
     assert ours == rows["TFLite int8"]["thresholds"]
     assert ours != presets.read_metadata(folder)["thresholds"]
+    how = presets.read_metadata(folder)["files"]["how"]
+    others = len(people) - len(strangers)
+    assert len(strangers) < 500 and len(given["int8"]) == min(others, 300)
+    assert f"cosines on {len(strangers)} crops of other people, of whom" in how
+    assert f"int8 calibrated on {min(others, 300)} crops of the records' other people" in how
+
+
+def test_a_preset_is_published_where_no_other_files_are_replaced(
+    published: tuple[pathlib.Path, Records],
+    lfw: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, people = published
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "README.md").write_text("mine")
+    with pytest.raises(PresetError, match="notes is no preset, and its README.md would be replac"):
+        publishing.publish(folder, notes, lfw, Middle())
+    assert [path.read_text() for path in notes.iterdir()] == ["mine"]
+    lame = folder.parent / "lame"
+    lame.mkdir()
+    (lame / "config.json").write_text("{}")  # a damaged neighbour
+    (folder.parent / "fourth").mkdir()
+    monkeypatch.chdir(folder.parent / "fourth")
+    publishing.publish(folder, ".", lfw, Middle())
+    assert presets.read_metadata(folder.parent / "fourth")["name"] == "fourth"
+    table = (folder.parent / "README.md").read_text()
+    assert "| [fourth](fourth/README.md) | SphereFaceNet(4) | " in table
+    assert "| [lame](lame/README.md) | - | - | - | - | damaged | - |" in table
+    monkeypatch.setattr(publishing, "validation_share", lambda faces, people: 1.0)
+    monkeypatch.setattr(pipeline, "split", lambda people, validation: (np.empty(0, int),) * 2)
+    monkeypatch.setattr(publishing, "held_out_people", lambda *_: (np.arange(4), [], "", ""))
+    with pytest.raises(DataError, match="Of the 60 people of .* all are held out, and int8 is cal"):
+        exported.measure_files(folder, lfw, people, Middle())
 
 
 def test_a_files_row_tells_what_it_costs() -> None:

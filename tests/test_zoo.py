@@ -166,8 +166,19 @@ def test_a_damaged_preset_is_shown_and_does_not_stop_the_others(
     assert rows["lame"]["lfw"].startswith("damaged: FileNotFoundError")
     assert rows["odd"]["lfw"] == "damaged: KeyError 'name'"
     assert set(rows["odd"]) == set(rows["mine"])
+    here = shutil.copytree(measured, tmp_path / "here" / "mine")
+    (here / "model.weights.h5").unlink()
+    monkeypatch.chdir(here.parent)  # a folder of that name is not the zoo's
     assert [row["name"] for row in zoo.compare(["lame", "mine", "odd"])] == ["mine"]
+    assert zoo.folders("mi*") == [measured] and zoo.folders("mine") == [pathlib.Path("mine")]
+    assert zoo.fetch("mine") == measured
     assert "damaged: KeyError" in zoo.text_table(list(rows.values()))
+    half = shutil.copytree(measured, measured.parent / "half")
+    (half / "metadata.json").unlink()
+    zoo_pages.write_table(measured.parent)
+    table = (measured.parent / "README.md").read_text()
+    assert "| [half](half/README.md) | - | - | - | - | damaged | - |" in table
+    assert "| [mine](mine/README.md) | SphereFaceNet(4) | " in table and str(tmp_path) not in table
 
 
 def test_latency_among_other_presets_is_stale(measured: pathlib.Path) -> None:

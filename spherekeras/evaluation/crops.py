@@ -115,7 +115,10 @@ class Crops:
 
 def mirrored(faces: CropFaces, mirror: str) -> str:
     """Returns the part of the protocol on mirror images and lengths."""
-    unit = ", each of unit length" if getattr(faces, "unit_parts", False) else ""
+    unit = ""
+    if getattr(faces, "unit_parts", False):
+        inside = mirror != "none" and faces.config.mirror == mirror  # the file's own rule
+        unit = ", then of unit length" if inside else ", each of unit length"
     return MIRRORS[mirror] + unit
 
 

@@ -123,11 +123,17 @@ def samples_of(subject: Served, representative: Any) -> np.ndarray:
     """Returns the inputs to calibrate and measure with: the representative ones, or pictures.
 
     Raises:
-        ExportError: if `representative` is empty, of another shape, or not in 0..255.
+        ExportError: if `representative` is empty, of another shape or of several, or not in 0..255.
     """
     if representative is None:
         return pictures(subject.shape, subject.low, subject.high)
-    given = np.asarray(representative)
+    try:
+        given = np.asarray(representative)
+    except ValueError:  # NumPy's, of crops of several sizes
+        raise ExportError(
+            f"representative expects crops of one shape, {subject.shape}. Received: several "
+            "shapes. Pass crops prepared as for the model."
+        ) from None
     if given.shape[1:] != subject.shape or len(given) == 0 or given.dtype.kind not in "uif":
         raise ExportError(
             f"representative expects an array of shape {('n', *subject.shape)}, at least one, of "
@@ -136,11 +142,12 @@ def samples_of(subject: Served, representative: Any) -> np.ndarray:
         )
     values = given.astype("float32")
     pixels = subject.input_name == "image"
-    if not np.isfinite(values).all() or (pixels and (values.min() < 0 or values.max() <= 1)):
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite((low, high)).all() or (pixels and not (low >= 0 and 1 < high <= 255)):
         raise ExportError(
             "representative expects "
             f"{'RGB pixels in 0..255' if pixels else 'finite values'}. Received: values from "
-            f"{values.min():g} to {values.max():g}. Pass the crops before scaling."
+            f"{low:g} to {high:g}. Pass the crops as 8-bit pixels, before scaling."
         )
     return values
 

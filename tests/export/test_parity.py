@@ -142,12 +142,22 @@ def test_samples_take_pixels_of_any_type():
         (
             np.full((1, 4, 4, 3), 0.5),
             "representative expects RGB pixels in 0..255. Received: values from 0.5 to 0.5. "
-            "Pass the crops before scaling.",
+            "Pass the crops as 8-bit pixels, before scaling.",
+        ),
+        (
+            np.full((1, 4, 4, 3), 65_535, "uint16"),
+            "representative expects RGB pixels in 0..255. Received: values from 65535 to 65535. "
+            "Pass the crops as 8-bit pixels, before scaling.",
+        ),
+        (
+            [np.ones((4, 4, 3)), np.ones((5, 4, 3))],
+            "representative expects crops of one shape, (4, 4, 3). Received: several shapes. "
+            "Pass crops prepared as for the model.",
         ),
         (
             np.full((1, 4, 4, 3), np.nan),
             "representative expects RGB pixels in 0..255. Received: values from nan to nan. "
-            "Pass the crops before scaling.",
+            "Pass the crops as 8-bit pixels, before scaling.",
         ),
     ],
 )

@@ -143,6 +143,16 @@ def test_writing_names_the_suffix(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_refused_export_leaves_nothing(tmp_path):
+    with (
+        pytest.raises(ExportError, match="refused"),
+        serving.writing(tmp_path / "new" / "folder" / "a.onnx", ".onnx") as temporary,
+    ):
+        temporary.write_bytes(b"half")
+        raise ExportError("refused")
+    assert not list(tmp_path.iterdir())
+
+
 def test_writing_names_an_unwritable_path(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with (
