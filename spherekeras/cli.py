@@ -438,7 +438,8 @@ def _embed(options: argparse.Namespace) -> int:
     if paths:
         with atomic_path(options.out) as temporary, temporary.open("wb") as file:
             np.savez(file, embeddings=faces.embed(np.stack(crops)), paths=np.array(paths))
-        written = {"out": options.out, "paths": paths, "left_out": failed}
+    if paths or options.json:
+        written = {"out": options.out if paths else None, "paths": paths, "left_out": failed}
         _show(options, written, f"{len(paths)} embeddings in {options.out}")
     return 1 if failed else 0
 
@@ -572,12 +573,23 @@ def _zoo_manifest(options: argparse.Namespace) -> None:
     _show(options, {"manifest": str(path)}, f"Manifest in {path}.")
 
 
-def _zoo_show(options: argparse.Namespace) -> None:
+def _zoo_show(options: argparse.Namespace) -> int:
     from spherekeras import presets, zoo
+    from spherekeras.errors import PresetError
 
-    known = []
-    for folder in zoo.folders(options.preset):
-        presets.check_files(folder)
+    known, status = [], 0
+    pattern = zoo.is_pattern(options.preset)
+    find = presets.named if pattern else presets.find_preset
+    for name in zoo.spelled(options.preset):
+        try:
+            folder = find(name)
+            presets.check_files(folder)
+        except PresetError as error:
+            if not pattern:
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+            status = 1
+            continue
         if options.json:
             metadata = presets.read_metadata(folder)
             known.append({"preset": str(folder), "metadata": metadata})
@@ -585,6 +597,7 @@ def _zoo_show(options: argparse.Namespace) -> None:
             print((folder / "README.md").read_text(encoding="utf-8"))
     if options.json:
         print(json.dumps(known, indent=1))
+    return status
 
 
 def _zoo_check(options: argparse.Namespace) -> int:

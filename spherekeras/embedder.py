@@ -410,7 +410,13 @@ class FaceEmbedder:
         known["multiplications"] = multiplications(self.backbone)
         known["embedding"] = self.backbone.output_shape[-1] * (1 + (self.config.mirror == "concat"))
         known.setdefault("name", folder.resolve().name)
-        known = json.loads(presets.to_json(known))  # one order, before and after a reload
+        try:
+            known = json.loads(presets.to_json(known))  # one order, before and after a reload
+        except (TypeError, ValueError) as error:
+            raise PresetError(
+                f"The metadata is no JSON: {error}. Give plain numbers, text, lists and dicts: "
+                "`float(x)`, `array.tolist()`."
+            ) from None
         try:
             page = card.card(known, self.config)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

@@ -18,6 +18,7 @@ from spherekeras.evaluation import VerificationResult, held_out, lfw
 from spherekeras.evaluation.crops import MIRRORS
 from spherekeras.export import parity, to_onnx, to_tflite
 from spherekeras.export.onnx import open_session
+from spherekeras.export.serving import need, need_tensorflow_backend
 from spherekeras.latency import ROUNDS, by_turns
 from spherekeras.litert import LiteRTModel
 from spherekeras.provenance import processor, versions
@@ -59,12 +60,16 @@ def measure_files(
         The preset's folder.
 
     Raises:
-        PresetError: a preset that was not published.
-        ExportError: a float16 or ONNX file out of tolerance; another is left out with its reason.
+        PresetError: a preset that was not published, or one that was downloaded, in the cache.
+        ExportError: a missing package, or a float16 or ONNX file out of tolerance; another is left
+            out with its reason.
         DataError: LFW or the records cannot be used.
     """
+    need_tensorflow_backend()
+    need("tensorflow", "ai_edge_quantizer", "onnx", "onnxruntime")
     faces = FaceEmbedder.from_preset(preset, detector)
     folder = presets.find_preset(preset)
+    presets.check_place(folder)
     if faces.metadata.get("measured") != presets.stamp(folder):
         raise PresetError(
             f"{folder} was not published with these weights. First: `spherekeras zoo publish "
@@ -121,10 +126,11 @@ def measure_files(
         times = by_turns([functools.partial(run, pixels) for pair in models for run in pair])
         for row, *pair in zip(timed, times[::2], times[1::2], strict=True):
             row["milliseconds"] = [round(time, 2) for time in pair]
+        unit = "each" if faces.config.mirror == "none" else "then"  # a rule is inside the files
         rule = faces.config.mirror if faces.config.mirror != "none" else "concat"
         faces.metadata["files"] = {
             "rows": rows,
-            "how": f"{base.pairs:,} pairs of LFW view 2, {MIRRORS[rule]}, each of unit length, "
+            "how": f"{base.pairs:,} pairs of LFW view 2, {MIRRORS[rule]}, {unit} of unit length, "
             f"{'mean' if subtract else 'no mean'} subtracted (so computed, Keras reaches "
             f"{card.percent(base.accuracy)}); cosines on {len(chosen):,} crops of {who}; int8 "
             f"calibrated on {len(calibrating)} crops of {others}; milliseconds "
@@ -166,7 +172,7 @@ def _gives_golden(folder: pathlib.Path, config: presets.PresetConfig) -> bool:
 
 
 class _Through:
-    """The embedder's own crops, embedded by a file; what a mirror rule joins has unit length."""
+    """The embedder's own crops, embedded by a file; what is joined out here has unit length."""
 
     def __init__(self, faces: Any, run: Run) -> None:
         self._faces, self._run = faces, run

@@ -53,7 +53,8 @@ def cache() -> pathlib.Path:
 
 def is_cached(folder: pathlib.Path) -> bool:
     """Returns whether this is the place of a downloaded preset."""
-    return folder.parent.resolve() == (cache() / "presets").resolve()
+    parent = pathlib.Path(os.path.abspath(folder)).parent
+    return parent.resolve() == (cache() / "presets").resolve()
 
 
 def manifest() -> dict[str, dict[str, Any]]:

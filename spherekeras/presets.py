@@ -12,10 +12,10 @@ import dataclasses
 import difflib
 import importlib.util
 import json
-import math
 import os
 import pathlib
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ class PresetConfig:
         from spherekeras.data.alignment import TEMPLATES
 
         numbers = (self.scale, self.offset)
-        real = all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
+        real = all(type(n) in (int, float) and abs(n) <= sys.float_info.max for n in numbers)
         rules = {
             f"`backbone` is one of {', '.join(BACKBONES)}": self.backbone in BACKBONES,
             "`arguments` is a table": isinstance(self.arguments, dict),
@@ -137,6 +137,8 @@ def is_preset(folder: pathlib.Path) -> bool:
 
 def places(name: str) -> list[pathlib.Path]:
     """Returns every folder that holds a preset of a name; the first is the one that is loaded."""
+    if os.path.basename(name) != name or name in ("", ".", ".."):  # a path is no name
+        return []
     folders = [zoo / name for zoo in _zoos() if is_preset(zoo / name)]
     return list({folder.resolve(): folder for folder in folders[::-1]}.values())[::-1]
 
@@ -147,7 +149,7 @@ def find_preset(name_or_folder: str | os.PathLike[str]) -> pathlib.Path:
     Raises:
         PresetError: see `named`.
     """
-    path = pathlib.Path(name_or_folder)
+    path = pathlib.Path(os.path.abspath(name_or_folder))  # whatever the working directory becomes
     return path if is_preset(path) else named(str(name_or_folder))
 
 

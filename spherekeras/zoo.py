@@ -62,20 +62,11 @@ def spelled(name: str) -> list[str]:
     Raises:
         PresetError: a pattern fits no name.
     """
-    return names([name]) if _is_pattern(name) else [name]
+    return names([name]) if is_pattern(name) else [name]
 
 
-def folders(word: str) -> list[pathlib.Path]:
-    """Returns the folders of the presets that a word of the command line means, see `spelled`.
-
-    Raises:
-        PresetError: a pattern fits no name, or there is no such preset.
-    """
-    find = presets.named if _is_pattern(word) else presets.find_preset
-    return [find(name) for name in spelled(word)]
-
-
-def _is_pattern(word: str) -> bool:
+def is_pattern(word: str) -> bool:
+    """Returns whether a word of the command line is a pattern of names, not a name or a folder."""
     return any(mark in word for mark in "*?[") and not os.path.isdir(word)
 
 
@@ -211,7 +202,7 @@ def check(patterns: Sequence[str] = ()) -> Iterator[tuple[str, str, bool]]:
     wanted: dict[str | pathlib.Path, str] = {}  # by what is loaded, what it is called
     for pattern in patterns or ["*"]:
         fitting = fnmatch.filter(known, pattern)
-        if not fitting and _is_pattern(pattern):
+        if not fitting and is_pattern(pattern):
             none = f"No name of a preset that is here fits {pattern!r}. " if patterns else ""
             hosted = sorted(hosting.manifest())
             there = f"To be fetched: {', '.join(hosted)} (`spherekeras zoo fetch NAME`)."

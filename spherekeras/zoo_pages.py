@@ -9,7 +9,13 @@ from spherekeras import card, presets, zoo
 from spherekeras.errors import PresetError
 from spherekeras.files import atomic_path
 
-_HEAD = "# Zoo"
+_HEAD = [
+    "# Zoo",
+    "",
+    "Made by `make zoo` from the presets' metadata; protocol, intervals, terms and the machine",
+    "of the latency (float32 TFLite, one thread) stand in each preset's card. Milliseconds",
+    "compare within this table alone.",
+]
 _COLUMNS = {
     "backbone": "backbone",
     "parameters": "parameters",
@@ -37,7 +43,7 @@ def write_cards(
 
     Raises:
         PresetError: no preset, a damaged one, or one whose numbers were never measured, belong to
-            other weights or to another name; no card is written then.
+            other weights or to another name, or that was downloaded; no card is written then.
     """
     root = pathlib.Path(folder)
     presets.check_folder(root)
@@ -45,6 +51,8 @@ def write_cards(
     known = {path: _measured(path) for path in sorted(root.iterdir()) if presets.is_preset(path)}
     if not known:
         raise PresetError(f"{root} holds no preset. Give the folder that holds their folders.")
+    for path in known:
+        presets.check_place(path)
     weights = {path.name: presets.stamp(path)["model.weights.h5"] for path in known}
     if latency:
         _time(known, weights)
@@ -69,7 +77,7 @@ def check_table(root: pathlib.Path) -> None:
         PresetError: such a page.
     """
     page = root / "README.md"
-    if page.exists() and not page.read_text(encoding="utf-8").startswith(_HEAD):
+    if page.exists() and not page.read_bytes().startswith("\n".join(_HEAD[:3]).encode()):
         raise PresetError(f"{page} is not a zoo's table and is left as it is. Publish into a zoo.")
 
 
@@ -82,11 +90,7 @@ def write_table(root: pathlib.Path) -> None:
     check_table(root)
     rows = [zoo.row(path) for path in sorted(root.iterdir()) if presets.is_preset(path)]
     lines = [
-        _HEAD,
-        "",
-        "Made by `make zoo` from the presets' metadata; protocol, intervals, terms and the machine",
-        "of the latency (float32 TFLite, one thread) stand in each preset's card. Milliseconds",
-        "compare within this table alone.",
+        *_HEAD,
         "",
         f"| preset | {' | '.join(_COLUMNS.values())} |",
         "|---" * (len(_COLUMNS) + 1) + "|",

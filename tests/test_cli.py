@@ -159,6 +159,12 @@ def test_embed_works_through_good_and_bad(
         wanted = FaceEmbedder.from_preset(zoo / "tiny").embed(good)
         np.testing.assert_allclose(out["embeddings"], wanted, atol=1e-5)
     assert abs(wanted[0] @ wanted[1]) < 0.999
+    none = ["embed", pictures / "grey.png", "--preset", "tiny", "--out", tmp_path / "none.npz"]
+    result = run(zoo, *none, "--json")
+    told = json.loads(result.stdout)
+    assert (result.returncode, told["out"], told["paths"]) == (1, None, [])
+    assert "grey.png" in told["left_out"][0] and not (tmp_path / "none.npz").exists()
+    assert run(zoo, *none).stdout == ""
 
 
 def test_identify_ranks_the_gallery(zoo: pathlib.Path, pictures: pathlib.Path) -> None:
@@ -402,6 +408,21 @@ def test_the_usual_preset_is_the_zoos_whatever_the_working_directory_holds(
     assert run(zoo, "zoo", "show", "tiny").returncode == 1  # here a path comes first
 
 
+def test_show_goes_on_after_a_damaged_preset(
+    zoo: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(zoo / "tiny", tmp_path / "b")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.json").write_text("{}")
+    monkeypatch.setattr(presets, "_zoos", lambda: [tmp_path])
+    shown = run(zoo, "zoo", "show", "[ab]")
+    assert shown.returncode == 1 and shown.stdout.startswith("# tiny")
+    assert shown.stderr.startswith(f"left out: {tmp_path / 'a' / 'SHA256SUMS'} is missing")
+    known = json.loads(run(zoo, "zoo", "show", "?", "--json").stdout)
+    assert [row["preset"] for row in known] == [str(tmp_path / "b")]
+    one_sentence(run(zoo, "zoo", "show", "a"), "SHA256SUMS is missing")
+
+
 def test_every_command_prints_json(
     zoo: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -452,7 +473,7 @@ def test_every_command_offers_json() -> None:
         return [leaf for a in below for p in a.choices.values() for leaf in leaves(p)] or [parser]
 
     found = leaves(cli._parser())
-    assert len(found) == 18
+    assert len(found) == 19
     assert all("--json" in parser.format_help() for parser in found)
 
 

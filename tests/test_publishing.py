@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 import types
 from hashlib import sha256
 from typing import Any
@@ -18,7 +19,7 @@ from spherekeras.data.detection import Face
 from spherekeras.data.drawn_faces import draw_face, drawn_crops, write_drawn_crops
 from spherekeras.data.records import Records, pack
 from spherekeras.embedder import FaceEmbedder
-from spherekeras.errors import DataError, PresetError
+from spherekeras.errors import DataError, ExportError, PresetError
 from spherekeras.export import parity, to_tflite
 from spherekeras.recipe import Backbone, Recipe
 from spherekeras.training import preset_config
@@ -315,6 +316,18 @@ def test_a_preset_is_published_where_no_other_files_are_replaced(
     monkeypatch.setattr(publishing, "validation_share", lambda faces, people: 1.0)
     monkeypatch.setattr(pipeline, "split", lambda people, validation: (np.empty(0, int),) * 2)
     monkeypatch.setattr(publishing, "held_out_people", lambda *_: (np.arange(4), [], "", ""))
+    with monkeypatch.context() as patch:
+        patch.setenv("SPHEREKERAS_CACHE", str(tmp_path / "cache"))
+        cached = shutil.copytree(folder, tmp_path / "cache" / "presets" / "mine")
+        for work in (
+            lambda: exported.measure_files(cached, lfw, people, Middle()),
+            lambda: zoo_pages.write_cards(cached.parent),
+        ):
+            with pytest.raises(PresetError, match="mine is the place of a downloaded preset"):
+                work()
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ExportError, match="This export needs tensorflow, ai_edge_quantizer, o"):
+            exported.measure_files(folder, lfw, people, Middle())
     with pytest.raises(DataError, match="Of the 60 people of .* all are held out, and int8 is cal"):
         exported.measure_files(folder, lfw, people, Middle())
 

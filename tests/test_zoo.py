@@ -170,8 +170,10 @@ def test_a_damaged_preset_is_shown_and_does_not_stop_the_others(
     (here / "model.weights.h5").unlink()
     monkeypatch.chdir(here.parent)  # a folder of that name is not the zoo's
     assert [row["name"] for row in zoo.compare(["lame", "mine", "odd"])] == ["mine"]
-    assert zoo.folders("mi*") == [measured] and zoo.folders("mine") == [pathlib.Path("mine")]
     assert zoo.fetch("mine") == measured
+    for path in ("./mine", str(here)):  # a path is no name
+        with pytest.raises(PresetError, match="Unknown preset"):
+            zoo.fetch(path)
     assert "damaged: KeyError" in zoo.text_table(list(rows.values()))
     half = shutil.copytree(measured, measured.parent / "half")
     (half / "metadata.json").unlink()
@@ -315,10 +317,15 @@ def test_a_card_reads_as_markdown(measured: pathlib.Path) -> None:
 
 
 def test_a_page_that_is_no_table_is_left_alone(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "README.md").write_text("# My project\n")
-    with pytest.raises(PresetError, match="is not a zoo's table and is left as it is"):
-        zoo_pages.write_table(tmp_path)
-    assert (tmp_path / "README.md").read_text() == "# My project\n"
+    page = tmp_path / "README.md"
+    for content in (b"# My project\n", b"# ZooKeeper client\n", b"# Zoo\n\nOf my town.\n", b"\xff"):
+        page.write_bytes(content)
+        with pytest.raises(PresetError, match="is not a zoo's table and is left as it is"):
+            zoo_pages.write_table(tmp_path)
+        assert page.read_bytes() == content
+    page.unlink()
+    zoo_pages.write_table(tmp_path)
+    zoo_pages.write_table(tmp_path)  # over its own
 
 
 def test_a_table_without_rows_says_so() -> None:

@@ -117,7 +117,8 @@ def mirrored(faces: CropFaces, mirror: str) -> str:
     """Returns the part of the protocol on mirror images and lengths."""
     unit = ""
     if getattr(faces, "unit_parts", False):
-        inside = mirror != "none" and faces.config.mirror == mirror  # the file's own rule
+        own = getattr(getattr(faces, "config", None), "mirror", "none")  # done inside the file
+        inside = mirror == own != "none"
         unit = ", then of unit length" if inside else ", each of unit length"
     return MIRRORS[mirror] + unit
 

@@ -144,10 +144,11 @@ def samples_of(subject: Served, representative: Any) -> np.ndarray:
     pixels = subject.input_name == "image"
     low, high = float(values.min()), float(values.max())
     if not np.isfinite((low, high)).all() or (pixels and not (low >= 0 and 1 < high <= 255)):
+        wanted, mend = "finite values", "Leave out the inputs that are not."
+        if pixels:
+            wanted, mend = "RGB pixels in 0..255", "Pass the crops as 8-bit pixels, before scaling."
         raise ExportError(
-            "representative expects "
-            f"{'RGB pixels in 0..255' if pixels else 'finite values'}. Received: values from "
-            f"{low:g} to {high:g}. Pass the crops as 8-bit pixels, before scaling."
+            f"representative expects {wanted}. Received: values from {low:g} to {high:g}. {mend}"
         )
     return values
 

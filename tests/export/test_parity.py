@@ -168,6 +168,12 @@ def test_samples_refused(given, message):
 
 
 def test_a_plain_model_takes_any_finite_sample():
+    with pytest.raises(ExportError) as error:
+        parity.samples_of(subject(input_name="input"), np.full((1, 4, 4, 3), np.nan))
+    assert str(error.value) == (
+        "representative expects finite values. Received: values from nan to nan. Leave out the "
+        "inputs that are not."
+    )
     given = np.full((1, 4, 4, 3), -0.5)
     np.testing.assert_array_equal(parity.samples_of(subject(input_name="input"), given), given)
 
