@@ -1,5 +1,5 @@
 """Fine-tune a preset on people of your own with A-Softmax: fine_tune.py [PRESET [PEOPLE]].
-PEOPLE holds <person>/<crop>.png as `spherekeras align` writes them; else 50 people are drawn. Half
+PEOPLE holds <person>/<crop>.jpg as `spherekeras align` writes them; else 50 people are drawn. Half
 of each person's crops train, the others are named before and after."""
 
 import sys

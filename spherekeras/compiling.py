@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from spherekeras.optimizers import SGD, AdamW
 from spherekeras.recipe import Optimizer, Recipe
@@ -79,6 +80,8 @@ def averaged(model: keras.Model) -> Iterator[None]:
     variables = model.trainable_variables
     kept = [keras.ops.convert_to_numpy(variable) for variable in variables]
     model.optimizer.finalize_variable_values(variables)
+    for variable in variables:  # on JAX it is the optimiser's array, and `predict` may take it away
+        variable.assign(np.array(keras.ops.convert_to_numpy(variable)))
     try:
         yield
     finally:

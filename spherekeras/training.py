@@ -53,10 +53,11 @@ def train(
 ) -> pathlib.Path:
     """Trains a network by a recipe and saves it as a preset; goes on where it was stopped.
 
-    Writes into `out`: `records/` (unless `source` is a records folder), `recipe.toml`,
-    `checkpoint.npz` and the one before it (network, head, optimiser, annealing), `log.csv`,
-    `tensorboard/` where TensorBoard is installed, and at the end `preset/`. Of several workers
-    the first writes.
+    Writes into `out`: `records/` (unless `source` is a records folder), `recipe.toml` and
+    checksums of the data and of a teacher, a teacher's embeddings in `teacher/`, `checkpoint.npz`
+    and the one before it (network, head, optimiser, annealing), `log.csv`, on TensorFlow
+    `tensorboard/` where TensorBoard is installed, and at the end `preset/`. Of several workers the
+    first writes.
 
     Args:
         recipe: a .toml file, see `spherekeras.recipe`.
@@ -177,6 +178,13 @@ def _run(
         kernel = keras.ops.convert_to_numpy(head.kernel)
         head.kernel.assign(distribution.from_first(strategy, kernel))
     validation = _Validation(records, validation_positions[: None if first else 0], faces)
+    if first and not validation.usable:
+        logging.warning(
+            "Too few people are held out to verify any (%d crops of %d people): no val_auc, and a "
+            "preset without thresholds. Raise `data.validation`, or give crops of more people.",
+            len(validation.identities),
+            len(set(validation.identities)),
+        )
     if done:
         logging.info("going on from step %d of %d", done, plan.training.steps)
     if done < plan.training.steps:
@@ -208,6 +216,7 @@ def _run(
         )
         passes = 2 * len(train_positions) // plan.training.batch_size
         watch = Watch(checkpoints, plan.optimizer.warmup + max(_PATIENCE, passes))
+        watch.go_on(out / "log.csv", done, plan.training.checkpoint_steps)
         callbacks = [watch]
         if first:
             callbacks += [validation, _Keep(checkpoints, watch)]
@@ -243,7 +252,7 @@ def _fit(
     if keras.backend.backend() == "tensorflow":
         data = pipeline.dataset(batches, done, steps, parts, strategy)
     else:
-        data = pipeline.py_dataset(batches, done, steps, parts)
+        data = pipeline.py_dataset(batches, done, parts)
         # `fit` builds a loss that is not built by a batch of the data, which is then missing.
         told = np.zeros((1, *batches.wanted.shape[1:]), batches.wanted.dtype)
         model.compute_loss(y=told, y_pred=keras.ops.zeros((1, *model.output_shape[1:])))
@@ -323,7 +332,8 @@ def check_start(plan: Backbone) -> None:
     """Refuses to start from a network of the same function that computes something else.
 
     Raises:
-        RecipeError: an argument other than depth and sizes differs.
+        RecipeError: an argument other than depth and sizes differs, and the recipe does not say so
+            itself.
     """
     config = presets.read_config(presets.find_preset(plan.start))
     if config.backbone != plan.name:
@@ -334,10 +344,11 @@ def check_start(plan: Backbone) -> None:
             arguments.get(key, known[key].default)
             for arguments in (config.arguments, plan.arguments)
         )
-        if theirs != ours:
+        if theirs != ours and key not in plan.arguments:
             raise RecipeError(
                 f"`backbone.start` = {plan.start!r} was built with {key} = {theirs!r}, this recipe "
-                f"with {ours!r}. Set backbone.arguments = {{ {key} = {json.dumps(theirs)} }}."
+                f"with {ours!r}. Set backbone.arguments = {{ {key} = {json.dumps(theirs)} }}, or "
+                f"state there that it is to be {json.dumps(ours)}."
             )
 
 
@@ -518,7 +529,8 @@ def _claim(
         stamp["teacher.sha256"] = "".join(f"{digest}  {name}\n" for name, digest in files.items())
     for name, content in stamp.items():
         path = out / name
-        if checkpoints.kept and path.exists() and path.read_text(encoding="utf-8") != content:
+        another = path.exists() and path.read_text(encoding="utf-8") != content
+        if another and (checkpoints.kept or (out / "preset").exists()):
             raise TrainingError(
                 f"{out} holds a run with another {name}. Give a new folder with `--out`, or delete "
                 "this one to train anew."
@@ -587,6 +599,7 @@ def whole_people(labels: np.ndarray, positions: np.ndarray, most: int) -> np.nda
     """
     people, member, counts = np.unique(labels[positions], return_inverse=True, return_counts=True)
     order = np.random.default_rng(0).permutation(len(people))
+    order = order[counts[order] <= most]  # who alone is too many does not keep others out
     taken = np.zeros(len(people), bool)
     taken[order[np.cumsum(counts[order]) <= most]] = True
     return positions[taken[member]]

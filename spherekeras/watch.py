@@ -1,6 +1,8 @@
 """A look at a run as it goes: the numbers of its head, and an end where going on is no use."""
 
+import csv
 import math
+import pathlib
 import time
 
 import keras
@@ -34,6 +36,22 @@ class Watch(keras.callbacks.Callback):
         self.failure = ""
         self.finite = True
         self._at_chance: float = 0
+
+    def go_on(self, log: pathlib.Path, done: int, every: int) -> None:
+        """Learns from a run's log what it was like before it was cut off.
+
+        Args:
+            log: of the run, with `target_angle` after every epoch.
+            done: the steps that the run stands at.
+            every: the steps of an epoch.
+        """
+        if not done or not log.is_file():
+            return
+        with log.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))[: done // every]  # a killed run may tell of more
+        angles = [float(row["target_angle"]) for row in rows if row.get("target_angle")]
+        learned = any(angle < _CHANCE for angle in angles)
+        self._at_chance = -math.inf if learned else every * len(angles)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.first, self.started = step_of(self.model), time.perf_counter()

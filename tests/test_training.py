@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from spherekeras.errors import DataError, PresetError, RecipeError, TrainingErro
 from spherekeras.recipe import Backbone, load_recipe
 from spherekeras.training import (
     build_model,
+    check_source,
     check_start,
     imprint,
     start_from,
@@ -30,6 +32,7 @@ from spherekeras.training import (
     whole_people,
 )
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECIPE = """
 [data]
 validation = 0.61
@@ -147,10 +150,16 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
         np.testing.assert_allclose(weights(stored[1])[name], value, atol=1e-3, err_msg=name)
 
 
-def test_a_folder_of_another_run_is_refused(whole: pathlib.Path, crops: pathlib.Path) -> None:
+def test_a_folder_of_another_run_is_refused(
+    whole: pathlib.Path, crops: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     (whole / "other.toml").write_text(RECIPE.replace("0.02", "0.03"))
     with pytest.raises(TrainingError, match=r"holds a run with another recipe.toml. Give a new"):
         train(whole / "other.toml", crops, whole / "run", verbose=0)
+    shutil.copytree(whole / "run" / "preset", tmp_path / "run" / "preset")
+    shutil.copy(whole / "run" / "recipe.toml", tmp_path / "run")  # its checkpoints were deleted
+    with pytest.raises(TrainingError, match=r"holds a run with another recipe.toml. Give a new"):
+        train(whole / "other.toml", crops, tmp_path / "run", verbose=0)
 
 
 def test_other_pictures_under_the_same_run_are_refused(
@@ -287,6 +296,26 @@ def test_a_start_that_was_built_otherwise_is_refused(tmp_path: pathlib.Path) -> 
     plan = Backbone("SFNet", 10, start=str(preset), arguments={"add_first": False})
     check_start(plan)
     check_start(dataclasses.replace(plan, name="SphereFaceNet", arguments={}))
+    check_start(dataclasses.replace(plan, arguments={"add_first": True}))  # what is said is meant
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/recipes/*.toml")), ids=lambda p: p.stem)
+def test_shipped_recipes_may_start_from_the_zoo(path: pathlib.Path) -> None:
+    plan = load_recipe(path)
+    if plan.backbone.start in [folder.name for folder in ROOT.glob("zoo/*")]:
+        check_start(plan.backbone)
+        check_source(plan, plan.backbone.start, "backbone.start")
+
+
+def test_a_run_that_can_verify_nobody_says_so(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    crops = write_drawn_crops(tmp_path / "crops", range(4), 2)
+    text = RECIPE.replace("validation = 0.61", "validation = 0.0")
+    (tmp_path / "r.toml").write_text(text.replace("steps = 12", "steps = 3"))
+    folder = train(tmp_path / "r.toml", crops, tmp_path / "run", verbose=0)
+    assert "thresholds" not in presets.read_metadata(folder)
+    assert "Too few people are held out to verify any (0 crops of 0 people): no va" in caplog.text
 
 
 def test_crops_of_another_template_are_refused(tmp_path: pathlib.Path) -> None:
@@ -441,6 +470,10 @@ def test_people_are_taken_whole_and_at_random() -> None:
     assert np.bincount(labels[taken])[labels[taken]].tolist() == [3] * 18
     assert len(np.unique(labels[taken])) == 6 and labels[taken].max() > 20
     np.testing.assert_array_equal(whole_people(labels, positions, 90), positions)
+    for large in range(30):  # whoever is drawn first
+        crowd = np.concatenate([labels[positions], np.full(25, large + 100)])
+        taken = crowd[whole_people(crowd, np.arange(len(crowd)), 20)]
+        assert len(taken) == 18 and taken.max() < 100
 
 
 def test_learning_rate_falls_at_the_milestones() -> None:

@@ -23,6 +23,7 @@ embedding_dim = 16
 annealing = [10.0, 0.12, 1.0, 5.0]
 [optimizer]
 learning_rate = 0.02
+average = 0.5
 [training]
 steps = 6
 batch_size = 8

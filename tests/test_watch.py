@@ -32,6 +32,21 @@ def epoch(watch, steps, loss, angle=None):
     return logs
 
 
+@pytest.mark.parametrize(("angles", "stopped"), [([89.3] * 3, True), ([89, 80, 89.3], False)])
+def test_a_run_that_was_cut_off_remembers_what_it_was_like(tmp_path, angles, stopped):
+    rows = "".join(f"{number},9.5,{angle}\n" for number, angle in enumerate([*angles, 20]))
+    (tmp_path / "log.csv").write_text(f"epoch,loss,target_angle\n{rows}")
+    watch = watched(sk.layers.ASoftmax(10), tmp_path, patience=1300)
+    watch.go_on(tmp_path / "log.csv", 1200, 400)  # the fourth epoch was told of and not kept
+    epoch(watch, 400, 9.5, 89.3)
+    assert bool(watch.failure) is stopped
+    fresh = watched(sk.layers.ASoftmax(10), tmp_path, patience=1300)
+    fresh.go_on(tmp_path / "none.csv", 1200, 400)
+    fresh.go_on(tmp_path / "log.csv", 0, 400)
+    epoch(fresh, 400, 9.5, 89.3)
+    assert not fresh.failure
+
+
 def test_a_head_at_chance_is_stopped_with_advice(tmp_path):
     watch = watched(sk.layers.ASoftmax(10), tmp_path, patience=1300)
     for number in range(4):

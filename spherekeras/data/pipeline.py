@@ -198,17 +198,17 @@ def dataset(
     )
 
 
-def py_dataset(batches: Batches, start: int, stop: int, accumulation: int = 1) -> Any:
-    """Returns what `dataset` does on one processor, as a `keras.utils.PyDataset`.
+def py_dataset(batches: Batches, start: int, accumulation: int = 1) -> Any:
+    """Returns the batches from step `start` on, on one processor, as a `keras.utils.PyDataset`.
 
     For the backends that train without TensorFlow. Threads read ahead: decoding and variation
-    happen outside Python's lock.
+    happen outside Python's lock. It has no end: one that has begins anew after every epoch of
+    `fit`, however many batches that took.
     """
     import keras
 
     class Steps(keras.utils.PyDataset):
-        def __len__(self) -> int:
-            return (stop - start) * accumulation
+        num_batches = None
 
         def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
             step, part = divmod(index, accumulation)

@@ -26,6 +26,7 @@ from spherekeras.errors import DataError, ImageError
 from spherekeras.files import atomic_path, files_below, read_member, sha256
 
 PICTURES = (".jpg", ".jpeg", ".png")
+_OTHERS = (".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")  # told of, not passed over
 _SHARD = 8192
 _SHARD_NAME = re.compile(r"shard-\d{5,}\.tfrecord")
 _LARGEST = 2**28
@@ -244,7 +245,7 @@ def _open(source: str | os.PathLike[str]) -> list[_Picture]:
     named = [
         (pathlib.PurePosixPath(name), size, read)
         for name, size, read in found
-        if name.lower().endswith(PICTURES)
+        if name.lower().endswith((*PICTURES, *_OTHERS))
         and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
     ]
     while named and len({name.parts[0] for name, _, _ in named}) == 1:
@@ -300,6 +301,8 @@ def _survey(
         try:
             if name != picture.name:
                 raise ImageError(f"{name} is not named in UTF-8. Rename it.")
+            if not name.lower().endswith(PICTURES):
+                raise ImageError(f"{name} is neither JPEG nor PNG by its name. Convert it.")
             if picture.person == ".":
                 raise ImageError(f"{picture.name} lies in no person's folder.")
             height, width = read_image(picture.read(), picture.name).shape[:2]

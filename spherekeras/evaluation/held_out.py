@@ -176,17 +176,20 @@ def all_pairs(
 def _named_kinds(
     names: NDArray[np.str_], first: NDArray[np.int64], second: NDArray[np.int64]
 ) -> dict[str, NDArray[np.bool_]]:
-    """Kinds that the names tell: both of one source, of one family."""
-    sources = np.array([name.split("/")[-1].split("_")[0] for name in names])
+    """Kinds that the names tell: both of one source (`fiw_F0001_MID2`), of one family."""
+    sources = np.array([name.split("/")[-1].partition("_")[0] for name in names])
     families = np.array([family(name) for name in names])
-    known = np.unique(sources)
+    known = {source: set(names[sources == source]) for source in np.unique(sources).tolist()}
+    several = all(
+        len(people) > 1 and all(f"{source}_" in name for name in people)  # else it names a person
+        for source, people in known.items()
+    )
     kinds = {}
-    if 1 < len(known) <= _SOURCES:
+    if several and 1 < len(known) <= _SOURCES:
         for source in known:
             ours = sources == source
             kinds[f"both of {source}"] = ours[first] & ours[second]
-    if any("_MID" in name for name in names):
-        kinds["two people of one family"] = (families[first] == families[second]) & (
-            names[first] != names[second]
-        )
+    relatives = (families[first] == families[second]) & (names[first] != names[second])
+    if relatives.any():
+        kinds["two people of one family"] = relatives
     return kinds

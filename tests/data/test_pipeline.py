@@ -207,7 +207,7 @@ def test_without_tensorflow_the_batches_are_the_same(records: Records) -> None:
     by_hand = [batches.batch(step) for step in range(5, 12)]
     feeds = {
         "tf.data": list(dataset(batches, 5, 12).as_numpy_iterator()),
-        "PyDataset": [py_dataset(batches, 5, 12)[index] for index in range(7)],
+        "PyDataset": [py_dataset(batches, 5)[index] for index in range(7)],
     }
     for name, feed in feeds.items():
         for (a, b), (c, d) in zip(feed, by_hand, strict=True):
@@ -227,9 +227,10 @@ def test_fit_takes_the_py_dataset_in_order_and_goes_on_over_epochs(records: Reco
 
     model = Probe()
     model.compile(run_eagerly=True)
-    feed = py_dataset(batches, 2, 8)
-    model.fit(feed, shuffle=False, epochs=3, steps_per_epoch=2, verbose=0)
-    assert len(seen) == 6
+    feed = py_dataset(batches, 2)
+    feed.workers = 2  # where there is one core, too; and more batches than a queue holds
+    model.fit(feed, shuffle=False, epochs=3, steps_per_epoch=20, verbose=0)
+    assert len(seen) == 60
     for step, images in enumerate(seen, 2):
         np.testing.assert_array_equal(images, batches.batch(step)[0])
 

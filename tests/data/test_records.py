@@ -248,6 +248,17 @@ def test_linked_people_are_packed_and_dead_links_listed(
     assert [entry["picture"] for entry in told.skipped] == ["dead/1.png"]
 
 
+def test_pictures_of_other_formats_are_listed(crops: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    whole = pack(crops, tmp_path / "whole")
+    (crops / "web").mkdir()
+    (crops / "web" / "1.webp").write_bytes(b"RIFF")
+    (crops / "ann" / "notes.txt").write_text("no picture")
+    told = pack(crops, tmp_path / "told")
+    assert (told.checksum, told.identities) == (whole.checksum, whole.identities)
+    reason = "web/1.webp is neither JPEG nor PNG by its name. Convert it."
+    assert told.skipped == [{"picture": "web/1.webp", "reason": reason}]
+
+
 def test_zip_members_that_cannot_be_read_are_listed(
     crops: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -80,8 +80,17 @@ def test_what_a_preset_keeps_is_json(crops: np.ndarray) -> None:
 
 
 def test_names_without_sources_or_families_make_no_such_kinds(crops: np.ndarray) -> None:
-    rows = held_out(Faces(), crops, [f"p{n // 4}" for n in range(48)]).kinds
-    assert all(not row.name.startswith(("both of", "two people")) for row in rows)
+    people = [f"p{n // 4}" for n in range(48)], ["Ann_Lee", "Bob_Ray", "Cy_Orr", "Di_Fox"] * 12
+    for names in people:
+        rows = held_out(Faces(), crops, names).kinds
+        assert all(not row.name.startswith(("both of", "two people")) for row in rows)
+
+
+def test_families_in_folders_of_their_own_are_found(crops: np.ndarray) -> None:
+    names = [f"F{n // 8}/MID{n // 4 % 2 + 1}" for n in range(48)]
+    rows = {row.name: row for row in held_out(Faces(), crops, names).kinds}
+    assert rows["two people of one family"].different == 6 * 16
+    assert not any(name.startswith("both of") for name in rows)
 
 
 def test_what_cannot_be_compared_is_named(crops: np.ndarray) -> None:
