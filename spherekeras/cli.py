@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name in no encoding shall not end long work
+            stream.reconfigure(errors="backslashreplace")
     try:
         return int(options.run(options) or 0)
     except SphereKerasError as error:

@@ -123,15 +123,18 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def files_below(
-    folder: str | os.PathLike[str], but: pathlib.Path | None = None
+    folder: str | os.PathLike[str],
+    but: pathlib.Path | None = None,
+    closed: list[pathlib.Path] | None = None,
 ) -> Iterator[pathlib.Path]:
     """Yields what lies in a folder and its subfolders and is no folder, through links too.
 
-    A link to a folder that it lies in is passed over, and so is a folder that may not be listed.
+    A link to a folder that it lies in is passed over.
 
     Args:
         folder: where to look. The paths begin with it, whatever it or a part of it links to.
         but: a folder to pass over, resolved.
+        closed: takes the folders that may not be listed, which are passed over.
     """
 
     def walk(here: str, above: frozenset[str]) -> Iterator[pathlib.Path]:
@@ -141,6 +144,8 @@ def files_below(
         try:
             entries = sorted(os.scandir(here), key=lambda entry: entry.name)
         except PermissionError:
+            if closed is not None:
+                closed.append(pathlib.Path(here))
             return
         for entry in entries:
             if os.path.isdir(entry.path):  # False, not an error, for a link to itself

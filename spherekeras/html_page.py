@@ -63,7 +63,8 @@ def text(value: object) -> str:
     >>> text("<b>")
     '&lt;b&gt;'
     """
-    return html.escape(str(value), quote=True)
+    told = str(value).encode("utf-8", "backslashreplace").decode()  # of names in no encoding
+    return html.escape(told, quote=True)
 
 
 def section(title: str, body: str, kind: str = "") -> str:

@@ -467,6 +467,16 @@ def test_every_command_prints_json(
         assert of("quickstart", "--out", "out") == {"page": "out/index.html"}
 
 
+def test_a_name_in_no_encoding_is_told(zoo: pathlib.Path, pictures: pathlib.Path) -> None:
+    name = os.fsdecode(os.fsencode(pictures) + b"/\xfc.jpg")
+    pair = [sys.executable, "-m", "spherekeras", "verify", name, name, "--preset", "tiny"]
+    env = {**os.environ, "SPHEREKERAS_ZOO": str(zoo), "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(pair, env=env, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("spherekeras verify: There is no file ")
+    assert "\\udcfc.jpg" in done.stderr
+
+
 def test_every_command_offers_json() -> None:
     def leaves(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
         below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]

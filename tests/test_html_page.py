@@ -27,6 +27,11 @@ def test_text_is_escaped(page: str) -> None:
     assert page.count("&lt;script&gt;alert(&#x27;&amp;&quot;)&lt;/script&gt;") == 4
 
 
+def test_names_in_no_encoding_are_told(tmp_path: pathlib.Path) -> None:
+    html_page.write(tmp_path / "a.html", "a\udcfc.jpg", [], "", "")
+    assert "<title>a\\udcfc.jpg</title>" in (tmp_path / "a.html").read_text(encoding="utf-8")
+
+
 def test_the_policy_allows_the_pages_own_style_and_script_alone(page: str) -> None:
     policy = re.search('Content-Security-Policy" content="([^"]+)"', page).group(1)
     style = re.search("<style>(.*?)</style>", page, re.S).group(1)

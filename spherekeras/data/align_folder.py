@@ -102,8 +102,10 @@ def align_folder(
     rule; frames, where there are several (the first is taken); then crop, landmarks (pixels of
     the picture), score and the number of faces among which the rule chose, or failure. Files
     that are hidden or not named as pictures have a line that says so. Run again, it skips what
-    the manifest says is done with the same settings, tries the failures anew, and ends with the
-    same bytes as one uninterrupted run.
+    the manifest says is done with the same settings, tries the failures anew, removes the crops of
+    pictures that have none now, and ends with the same bytes as one uninterrupted run. A picture is
+    known by its name below the source and its bytes' number: give folders whose pictures share
+    names together, or each an `out` of its own.
 
     Args:
         source: a folder (searched with its subfolders), a .zip, a picture, a .txt with a path a
@@ -130,6 +132,7 @@ def align_folder(
         finder = detection.load_detector(detector) if isinstance(detector, str) else detector
         settings = {"template": template, "detector": finder.name, "rule": rule}
         lines = _read_manifest(out / MANIFEST)
+        before = {name: str(line.get("crop", "")) for name, line in lines.items()}
 
         def is_done(picture: _Picture) -> bool:
             wanted = {"bytes": picture.size, "crop": crops[picture.name], **settings}
@@ -157,6 +160,7 @@ def align_folder(
         lines[name] = {"source": name, "skipped": reason}
     names = sorted({*crops, *(failure.source for failure in refused), *skipped})
     _write_manifest(out, lines, set(names))
+    _remove(out, {before.get(name, "") for name in names}, lines)
     return AlignReport(
         out=out,
         aligned=sum("crop" in lines[picture.name] for picture in waiting),
@@ -241,12 +245,19 @@ def _list_pictures(
     found: dict[str, pathlib.Path] = {}
     for file in files:
         if file.is_dir():
-            for inner in files_below(file, None if out == root.resolve() else out):
+            if out == file.resolve():
+                raise _among(out, root)
+            closed: list[pathlib.Path] = []
+            for inner in files_below(file, out, closed):
                 name = inner.relative_to(root).as_posix()
                 if reason := _not_a_picture(inner.relative_to(file)):
                     skipped[name] = reason
                 else:
                     found[name] = inner
+            refused += [
+                Failure(folder.relative_to(root).as_posix(), "a folder that may not be listed")
+                for folder in closed
+            ]
         elif alone or file.suffix.lower() == ".zip":
             prefix = "" if alone else f"{file.relative_to(root).as_posix()}/"
             members = _list_members(file, prefix, stack)
@@ -323,15 +334,19 @@ def _is_picture(name: pathlib.PurePath) -> bool:
     return name.suffix.lower() in _SUFFIXES
 
 
+def _among(out: pathlib.Path, root: pathlib.Path) -> DataError:
+    return DataError(
+        f"The crops would be written among the photographs in {out}. Expected `out` to be a "
+        f"folder of its own, such as {root.with_name(root.name + '-aligned')}."
+    )
+
+
 def _of_files(
     files: Mapping[str, pathlib.Path], root: pathlib.Path, out: pathlib.Path
 ) -> list[_Picture]:
     targets = {str(out / crop) for crop in _name_crops(files).values()}
     if out == root.resolve() or not targets.isdisjoint(map(os.path.realpath, files.values())):
-        raise DataError(
-            f"The crops would be written among the photographs in {out}. Expected `out` to be a "
-            f"folder of its own, such as {root.with_name(root.name + '-aligned')}."
-        )
+        raise _among(out, root)
 
     def read(name: str) -> Callable[[], bytes]:
         return lambda: images.read_bytes(files[name], name)
@@ -397,6 +412,17 @@ def _write_manifest(
             crop = line.get("crop")
             if name in names or (crop and crop not in taken and (out / crop).is_file()):
                 file.write(json.dumps(line) + "\n")
+
+
+def _remove(
+    out: pathlib.Path, crops: Iterable[str], lines: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Removes those crops of an earlier run that no line tells of any more."""
+    taken = {line.get("crop") for line in lines.values()}
+    for crop in {*crops} - taken - {""}:
+        path = out / crop
+        if path.suffix == ".jpg" and path.resolve().is_relative_to(out.resolve()):
+            path.unlink(missing_ok=True)
 
 
 def _in_order(

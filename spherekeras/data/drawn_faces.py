@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from spherekeras.errors import DataError
+from spherekeras.files import atomic_path
 
 Points = np.ndarray
 Colour = np.ndarray
@@ -1066,5 +1067,7 @@ def write_drawn_crops(
     ):
         person = root / f"person_{label:03}"
         person.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(person / f"{number:03}.png"), crop[..., ::-1])
+        _, encoded = cv2.imencode(".png", crop[..., ::-1])
+        with atomic_path(person / f"{number:03}.png") as temporary:
+            temporary.write_bytes(encoded.tobytes())
     return root

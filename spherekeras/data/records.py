@@ -233,13 +233,18 @@ class _Picture:
 
 def _open(source: str | os.PathLike[str]) -> list[_Picture]:
     """The pictures of a folder or zip, sorted by name."""
-    path = pathlib.Path(source)
+    path, closed = pathlib.Path(source), list[pathlib.Path]()
     if path.is_dir():
         found = [
             (p.relative_to(path).as_posix(), p.stat().st_size if p.exists() else 0, p.read_bytes)
-            for p in files_below(path)
+            for p in files_below(path, closed=closed)
             if p.is_file() or not p.exists()  # a link to nothing is told of, a pipe not waited for
         ]
+        if closed:
+            raise DataError(
+                f"{closed[0]} may not be listed, and whose pictures lie in it is not known. Change "
+                "its rights, or leave it out of the source."
+            )
     else:
         found = _open_zip(path)
     named = [

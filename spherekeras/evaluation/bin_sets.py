@@ -70,7 +70,11 @@ def read_bin_set(path: str | os.PathLike[str]) -> BinSet:
         raise DataError(
             f"{name} has flags other than true/false and 1/0. Get the file from its source again."
         )
-    encoded = [_bytes(entry, f"crop {place} of {name}") for place, entry in enumerate(pictures)]
+    known: dict[int, bytes] = {}  # one array may stand for many crops, and is copied once
+    for place, entry in enumerate(pictures):
+        if id(entry) not in known:
+            known[id(entry)] = _bytes(entry, f"crop {place} of {name}")
+    encoded = [known[id(entry)] for entry in pictures]
     return BinSet(encoded, np.array(same, np.bool_))
 
 

@@ -117,6 +117,7 @@ class _Reader:
     def __init__(self, data: bytes) -> None:
         self._file = io.BytesIO(data)
         self._size = len(data)
+        self._made = 0
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
@@ -211,7 +212,12 @@ class _Reader:
         values, name = self._pop(), self._pop()
         if type(name) is not _Name or type(values) is not tuple or name.kind not in _CALLS:
             raise _Refused("calls what no NumPy array needs")
-        self.push(_CALLS[name.kind](*values))
+        made = _CALLS[name.kind](*values)
+        if type(made) is bytes:  # from text of this file, which is told once
+            self._made += len(made)
+            if self._made > self._size:
+                raise _Refused("makes more bytes than it has")
+        self.push(made)
 
     def build(self) -> None:
         state, target = self._pop(), self._pop()

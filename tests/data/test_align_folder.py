@@ -412,6 +412,54 @@ def test_a_damaged_manifest_costs_work_not_the_run(folder, tmp_path):
     assert tree(out) == before
 
 
+def test_crops_that_no_longer_hold_are_removed(folder, tmp_path):
+    out = tmp_path / "out"
+    align_folder(folder, out, detector=Drawn())
+    (out / "ann" / "mine.jpg").write_bytes(b"not of this run")
+
+    class Blind(Drawn):
+        name = "blind"
+
+        def detect(self, image):
+            return []
+
+    report = align_folder(folder, out, detector=Blind())
+    assert report.aligned == report.already_done == 0
+    assert set(tree(out)) == {"ann/mine.jpg", "manifest.jsonl"}
+    draw(folder / "ann" / "ann_1.png", 9)  # the crop of ann_1.jpg changes its name
+    align_folder(folder, out, detector=Drawn())
+    draw(folder / "ann" / "ann_2.jpg", 10)
+    align_folder(folder, out, detector=Drawn())
+    fresh = tmp_path / "fresh"
+    align_folder(folder, fresh, detector=Drawn())
+    (out / "ann" / "mine.jpg").unlink()
+    assert tree(out) == tree(fresh)
+
+
+def test_a_manifest_that_names_files_elsewhere_removes_none(folder, tmp_path):
+    out, mine = tmp_path / "out", tmp_path / "mine.jpg"
+    mine.write_bytes(b"mine")
+    out.mkdir()
+    lines = [{"source": "crowd.jpg", "crop": name} for name in ("../mine.jpg", str(mine))]
+    (out / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    align_folder(folder, out, detector=Drawn())
+    assert mine.read_bytes() == b"mine"
+
+
+def test_a_folder_that_may_not_be_listed_is_a_failure(folder, tmp_path, monkeypatch):
+    scan = os.scandir
+
+    def refused(path):
+        if pathlib.Path(path).name == "bob":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    report = align_folder(folder, tmp_path / "out", detector=Drawn())
+    assert module.Failure("bob", "a folder that may not be listed") in report.failures
+    assert report.aligned == 3
+
+
 def test_a_second_source_joins_the_manifest(tmp_path):
     first = draw(tmp_path / "one" / "a.jpg")
     second = draw(tmp_path / "two" / "b.jpg")
@@ -436,6 +484,7 @@ def test_photographs_are_never_overwritten(folder, tmp_path):
     before = tree(folder)
     for source, out in [
         (folder, folder),
+        ([folder, folder / "ann"], folder / "ann"),
         ([folder / "crowd.jpg"], folder),
         (
             [folder / "crowd.jpg", draw(tmp_path / "out" / "photographs" / "crowd.jpg")],

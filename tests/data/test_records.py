@@ -248,6 +248,23 @@ def test_linked_people_are_packed_and_dead_links_listed(
     assert [entry["picture"] for entry in told.skipped] == ["dead/1.png"]
 
 
+def test_a_folder_that_may_not_be_listed_is_named(
+    crops: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = os.scandir
+
+    def refused(path: str) -> object:
+        if pathlib.Path(path).name == "bob":
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(
+        DataError, match="bob may not be listed, and whose pictures lie in it is no"
+    ):
+        pack(crops, tmp_path / "records")
+
+
 def test_pictures_of_other_formats_are_listed(crops: pathlib.Path, tmp_path: pathlib.Path) -> None:
     whole = pack(crops, tmp_path / "whole")
     (crops / "web").mkdir()

@@ -1,5 +1,6 @@
 import pathlib
 import pickle
+import tracemalloc
 import types
 from typing import Any
 
@@ -153,6 +154,18 @@ def test_all_that_tools_have_written_is_read_alike(
     found = read_bin_set(write(tmp_path, content if flags == "list" else list(content), protocol))
     assert found.pictures == PICTURES
     assert found.same.dtype == np.bool_ and found.same.tolist() == SAME
+
+
+def test_one_array_for_many_crops_is_copied_once(tmp_path: pathlib.Path) -> None:
+    crop = np.frombuffer(bytes(200_000), np.uint8)
+    path = write(tmp_path, ([crop] * 600, [True] * 300))
+    tracemalloc.start()
+    try:
+        pictures, _ = read_bin_set(path)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(pictures) == 600 and most < 4_000_000
 
 
 def test_jpegs_are_read_as_rgb(tmp_path: pathlib.Path) -> None:

@@ -361,11 +361,27 @@ def test_an_extension_code_is_not_looked_up(tmp_path: pathlib.Path) -> None:
         b"\x80\x05" + number(b"\x95", 2**63, 8) + b"].",
         b"](" + b"h\x00" * 50_000 + b"e.",
         b"C\xff" + bytes(255) + b"\x94" + b"](" + b"h\x00" * 100_000 + b"e.",
+        b"]("
+        + b"".join(
+            [
+                b"X" + (100_000).to_bytes(4, "little") + b"a" * 100_000 + b"\x94",
+                *[b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R"] * 600,
+            ]
+        )
+        + b"e.",
         b"".join(
             [b")\x94", *(b"(h%bh%bt\x94" % (bytes([i]), bytes([i])) for i in range(100)), b"."]
         ),
     ],
-    ids=["memo", "many memos", "frame", "recalls", "one picture often", "doubling tuples"],
+    ids=[
+        "memo",
+        "many memos",
+        "frame",
+        "recalls",
+        "one picture often",
+        "encoded",
+        "doubling tuples",
+    ],
 )
 def test_bombs_take_no_memory(bomb: bytes, tmp_path: pathlib.Path) -> None:
     tracemalloc.start()
