@@ -108,7 +108,7 @@ class Gallery:
         Raises:
             DataError: as `search`.
         """
-        deep = k
+        deep, enough = k, min(k, len(set(self.names.tolist())))
         while True:
             ranked = []
             for similarities, positions in zip(*self.search(probes, deep), strict=True):
@@ -118,7 +118,7 @@ class Gallery:
                 ):
                     best.setdefault(name, cosine)
                 ranked.append(list(best.items())[:k])
-            if deep >= len(self) or all(len(best) == k for best in ranked):
+            if deep >= len(self) or all(len(best) == enough for best in ranked):
                 return ranked
             deep *= 4
 

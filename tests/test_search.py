@@ -122,6 +122,22 @@ def test_names_are_ranked_by_their_best_embedding() -> None:
     assert Gallery(vectors).identify([[0, 1]], k=1) == [[(5, 1.0)]]
 
 
+def test_fewer_people_than_asked_for_are_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, owner = people(4, 200, 16)
+    gallery, asked = Gallery(vectors, owner), []
+    search_whole = Gallery.search
+    monkeypatch.setattr(
+        Gallery, "search", lambda self, probes, k: asked.append(k) or search_whole(self, probes, k)
+    )
+    for ranked in gallery.identify(people(3, 1, 16, seed=1)[0], 5):
+        assert sorted(name for name, _ in ranked) == [0, 1, 2, 3]
+    assert asked[-1] <= 800 and max(asked) == asked[-1]
+    few = Gallery(np.concatenate([vectors[:3], vectors[::200]]), [0, 0, 0, 0, 1, 2, 3])
+    asked.clear()
+    few.identify(people(3, 1, 16, seed=1)[0], 5)
+    assert asked in ([5], [5, 20])
+
+
 def test_names_are_those_of_a_naive_ranking() -> None:
     vectors, owner = people(25, 30, 6, noise=1.5)
     probes, _ = people(10, 1, 6, seed=4)

@@ -37,7 +37,7 @@ def integer_prelu(model: Any) -> Any:
 
     def spelled(layer: Any) -> Any:
         if isinstance(layer, keras.layers.PReLU):
-            return IntegerPReLU(layer.get_weights()[0][None], name=layer.name)
+            return IntegerPReLU(layer.get_weights()[0][None], name=layer.name, dtype="float32")
         return again(layer)
 
     return copied(model, spelled)

@@ -227,7 +227,7 @@ def _report(
     content: bytes, path: str, subject: Served, quantization: str, samples: np.ndarray
 ) -> parity.ExportReport:
     client = LiteRTModel(content)
-    batches = () if client.batch else (3,)
+    batches = () if client.batch == 1 else (client.batch or 3,)
     difference, cosine, count = parity.measure(subject, client, samples, batches)
     pieces, left = client.delegation
     return parity.check(
