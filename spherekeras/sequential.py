@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from spherekeras.layers.head import Head
 from spherekeras.layers.margin_head import MarginHead
@@ -50,20 +51,31 @@ class Sequential(keras.Sequential):
         return super().evaluate(x, y, *args, **kwargs)
 
     def train_step(self, *args: Any) -> Any:
-        if isinstance(self.layers[-1], MarginHead):
-            self.layers[-1].calls_per_step = self.optimizer.gradient_accumulation_steps or 1
+        self._count_calls()
         return super().train_step(*args[:-1], self._with_labels(args[-1]))
 
     def test_step(self, *args: Any) -> Any:
+        self._count_calls()
         return super().test_step(*args[:-1], self._with_labels(args[-1]))
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
             return super().call(inputs, training=training, mask=mask)
         x, labels = inputs
+        if self._functional is not None:  # its inputs are cast and shaped as in `predict`
+            given = self._functional.inputs[0]
+            x = ops.cast(x, given.dtype)
+            if len(x.shape) == len(given.shape) - 1 and given.shape[-1] == 1:
+                x = ops.expand_dims(x, -1)
         for layer in self.layers[:-1]:
             x = layer(x, training=training) if layer._call_has_training_arg else layer(x)
         return self.layers[-1](x, labels, training=training)
+
+    def _count_calls(self) -> None:
+        """Tells the head how many calls make a step, loss scaling or not."""
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if isinstance(self.layers[-1], MarginHead) and optimizer is not None:
+            self.layers[-1].calls_per_step = optimizer.gradient_accumulation_steps or 1
 
     def _check(self, x: Any, y: Any) -> None:
         """Tells what is missing before Keras stumbles over it, and what would stop it for good."""

@@ -153,3 +153,35 @@ def test_xla_over_replicas_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(model), "distribute_strategy", two)
     with pytest.raises(ValueError, match=r"XLA cannot compile a step that 2 replicas .*`jit_c"):
         model.fit(np.ones((4, 5), "float32"), np.arange(4) % 3, verbose=0)
+
+
+def test_images_are_cast_and_shaped_as_in_prediction() -> None:
+    model = sk.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            keras.layers.Conv2D(4, 3),
+            keras.layers.Flatten(),
+            sk.layers.ASoftmax(CLASSES),
+        ]
+    )
+    compiled(model)
+    images = np.random.default_rng(0).integers(0, 256, (10, 6, 6), "uint8")
+    labels = np.arange(10) % CLASSES
+    losses = [
+        model.evaluate(x, labels, verbose=0)[0]
+        for x in (images, images[..., None], images[..., None].astype("float32"))
+    ]
+    assert losses[0] == losses[1] == losses[2]
+    model.fit(images, labels, verbose=0)
+
+
+def test_steps_are_counted_under_loss_scaling() -> None:
+    inner = keras.optimizers.SGD(0.05, gradient_accumulation_steps=4)
+    model = sk.Sequential([keras.Input((12,)), keras.layers.Dense(8), sk.layers.ASoftmax(CLASSES)])
+    model.compile(keras.optimizers.LossScaleOptimizer(inner), model.layers[-1].loss())
+    x, labels = data()
+    model.evaluate(x, labels, verbose=0)
+    assert model.layers[-1].calls_per_step == 4
+    model.layers[-1].calls_per_step = 1
+    model.fit(x, labels, batch_size=10, verbose=0)
+    assert model.layers[-1].calls_per_step == 4

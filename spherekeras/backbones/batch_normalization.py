@@ -39,6 +39,8 @@ class BatchNormalization(layers.BatchNormalization):
         usual = mask is None and self.scale and self.center
         usual = usual and not getattr(self, "renorm", False)  # Keras has it from 3.14 on
         usual = usual and len(inputs.shape) == 4 and self.axis in (-1, 3)
+        narrow = keras.backend.standardize_dtype(inputs.dtype) != "float64"
+        usual = usual and narrow and self.variable_dtype == "float32"  # all that it knows
         if training and self.trainable and usual and keras.backend.backend() == "tensorflow":
             import tensorflow as tf  # the one operation that `keras.ops` does not have
 

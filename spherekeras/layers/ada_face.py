@@ -7,6 +7,7 @@ from keras import ops
 
 from spherekeras import margins
 from spherekeras.layers.margin_head import ScaledHead
+from spherekeras.layers.products import with_rows
 
 Tensor = Any
 
@@ -66,8 +67,9 @@ class AdaFace(ScaledHead):
         length = ops.stop_gradient(ops.clip(norm, 1e-3, 100.0))
         mean, std = ops.convert_to_tensor(self.mean), ops.convert_to_tensor(self.std)
         if training:
-            mean = self.momentum * ops.mean(length) + (1.0 - self.momentum) * mean
-            std = self.momentum * ops.std(length) + (1.0 - self.momentum) * std
+            keep = 1.0 - self.momentum
+            mean = with_rows(length, self.momentum * ops.mean(length) + keep * mean, mean)
+            std = with_rows(length, self.momentum * ops.std(length) + keep * std, std)
             self.mean.assign(mean)
             self.std.assign(std)
         quality = ops.clip(self.concentration * (length - mean) / (std + 1e-3), -1.0, 1.0)

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from spherekeras.layers.products import with_rows
 from spherekeras.layers.softmax_linear import SoftmaxLinear
 
 Tensor = Any
@@ -73,7 +74,8 @@ class CenterLoss(SoftmaxLinear):
         embedding, labels = self.checked(embedding, labels, training)
         if training:
             gap = embedding - ops.stop_gradient(ops.take(self.centers, labels, axis=0))
-            self.add_loss(0.5 * self.weight * ops.mean(ops.sum(ops.square(gap), axis=1)))
+            mean = ops.mean(ops.sum(ops.square(gap), axis=1))
+            self.add_loss(0.5 * self.weight * with_rows(gap, mean, 0.0))
             gap = ops.stop_gradient(gap)
             sums = ops.segment_sum(gap, labels, self.units)
             counts = ops.segment_sum(ops.ones_like(gap[:, :1]), labels, self.units)

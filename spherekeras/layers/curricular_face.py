@@ -5,7 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from spherekeras import margins
 from spherekeras.layers.arc_face import ArcFace
+from spherekeras.layers.products import with_rows
 
 Tensor = Any
 
@@ -55,7 +57,7 @@ class CurricularFace(ArcFace):
     def others(self, cosines: Tensor, cosine: Tensor, training: bool) -> Tensor:
         t = ops.convert_to_tensor(self.t)
         if training:
-            t = 0.01 * ops.stop_gradient(ops.mean(cosine)) + 0.99 * t
+            t = with_rows(cosine, 0.01 * ops.stop_gradient(ops.mean(cosine)) + 0.99 * t, t)
             self.t.assign(t)
-        hard = cosines > self.turned(cosine, self.margin)
+        hard = cosines > ops.cos(margins.angle(cosine) + self.margin)  # however the target goes on
         return ops.where(hard, cosines * (t + cosines), cosines)

@@ -73,7 +73,8 @@ class Head(keras.layers.Layer):
                 f"`{type(self).__name__}` expects integer labels of shape `(batch,)` in "
                 f"`[0, units)`. Received: shape={shape}, dtype={dtype}, units={self.units}. For "
                 "one-hot labels pass `ops.argmax(labels, axis=-1)`; for float labels pass "
-                "`labels.astype('int32')`."
+                "`labels.astype('int32')`, and in a Functional model declare `keras.Input((), "
+                "dtype='int32')`."
             )
         values = _values(labels)
         if (

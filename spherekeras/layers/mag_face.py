@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from spherekeras.layers.arc_face import ArcFace
+from spherekeras.layers.products import with_rows
 
 Tensor = Any
 
@@ -58,7 +59,8 @@ class MagFace(ArcFace):
 
     def penalty(self, norm: Tensor, labels: Tensor) -> Tensor:
         length = ops.clip(norm, *self.lengths)
-        return self.regularization * ops.mean(length / self.lengths[1] ** 2 + 1.0 / length)
+        mean = ops.mean(length / self.lengths[1] ** 2 + 1.0 / length)
+        return self.regularization * with_rows(norm, mean, 0.0)
 
     def get_config(self) -> dict[str, Any]:
         own = {

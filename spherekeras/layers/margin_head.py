@@ -13,6 +13,7 @@ from spherekeras.layers.products import (
     norm_of,
     normalized_product,
     replace_own,
+    with_rows,
     without_own,
 )
 from spherekeras.layers.sampling import HIDDEN, sample_classes, shards_of, weights_of
@@ -152,7 +153,8 @@ class MarginHead(NormalizedDense):
             if penalty is not None:
                 self.add_loss(penalty)
             mean = ops.mean(margins.angle(ops.stop_gradient(cosine)))
-            self.target_angle.assign(0.99 * self.target_angle + 0.01 * mean)
+            before = ops.convert_to_tensor(self.target_angle)
+            self.target_angle.assign(with_rows(norm, 0.99 * before + 0.01 * mean, before))
         own = self.own_logit(cosine, target, own_scale, embedding, kernel, classes)
         logits = replace_own(logits, own, classes)
         if hidden is None:

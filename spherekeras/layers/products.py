@@ -26,6 +26,15 @@ def norm_of(x: Tensor, axis: int) -> Tensor:
     return ops.sqrt(ops.maximum(ops.sum(ops.square(x), axis=axis, keepdims=True), _SMALL**2))
 
 
+def with_rows(rows: Tensor, value: Tensor, otherwise: Tensor) -> Tensor:
+    """A number that was computed from `rows`, or another where there are none.
+
+    The last batch of an epoch may leave one of several replicas without a row, and the mean of
+    nothing is NaN, which a state would keep for good.
+    """
+    return ops.where(ops.sum(ops.ones_like(rows)) > 0, value, otherwise)
+
+
 def own_entries(matrix: Tensor, labels: Tensor) -> Tensor:
     """The entry of each row at its label, `(batch, 1)`."""
     return ops.take_along_axis(matrix, labels[:, None], axis=1)

@@ -124,4 +124,6 @@ class SphereFace2(ScaledHead):
         own = self.scale * (2.0 * 0.5**self.power - 1.0 - self.margin)
         other = self.scale * (2.0 * 0.5**self.power - 1.0 + self.margin)
         root = math.sqrt((1.0 - z) ** 2 + 4.0 * z * math.exp(own - other))
-        return math.log(2.0 * z) - other - math.log(1.0 - z + root)
+        if z < 1.0:
+            return math.log(2.0 * z) - other - math.log(1.0 - z + root)
+        return math.log(z - 1.0 + root) - math.log(2.0) - own  # the same; above, it would cancel

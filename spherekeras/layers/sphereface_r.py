@@ -7,6 +7,7 @@ from keras import ops
 
 from spherekeras import margins
 from spherekeras.layers.margin_head import ScaledHead
+from spherekeras.layers.products import with_rows
 from spherekeras.losses.cross_entropy import CrossEntropy
 
 Tensor = Any
@@ -115,7 +116,8 @@ class SphereFaceR(ScaledHead):
         if self.normalization != "soft":
             return None
         gap = ops.abs(norm - self.scale)
-        return self.soft_weight * ops.mean(gap if self.soft_power == 1 else ops.square(gap))
+        mean = ops.mean(gap if self.soft_power == 1 else ops.square(gap))
+        return self.soft_weight * with_rows(norm, mean, 0.0)
 
     def get_config(self) -> dict[str, Any]:
         own = {

@@ -79,3 +79,14 @@ def test_other_ranks_take_the_stock_form():
     x = np.random.default_rng(4).normal(size=(6, 5)).astype("float32")
     layer, stock = _layers(x.shape)
     np.testing.assert_array_equal(layer(x, training=True), stock(x, training=True))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_types_that_the_fused_operation_does_not_know_take_the_stock_form(dtype):
+    x = np.random.default_rng(0).normal(3.0, 2.0, (4, 3, 2, 6)).astype(dtype)
+    ours, stock = (
+        kind(momentum=0.9, epsilon=1e-5, dtype=dtype)
+        for kind in (BatchNormalization, keras.layers.BatchNormalization)
+    )
+    np.testing.assert_array_equal(ours(x, training=True), stock(x, training=True))
+    np.testing.assert_array_equal(ours.moving_variance, stock.moving_variance)

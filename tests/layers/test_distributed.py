@@ -44,6 +44,21 @@ for name, make in HEADS.items():
             for i, w in enumerate(model.weights)
             if "seed" not in w.name
         }
+ragged = {
+    "CurricularFace": lambda: sk.layers.CurricularFace(8, scale=8.0),
+    "AdaFace": lambda: sk.layers.AdaFace(8, scale=8.0),
+    "MagFace": lambda: sk.layers.MagFace(8, scale=8.0),
+    "SphereFaceR soft": lambda: sk.layers.SphereFaceR(8, 1.4, "v1", "soft", scale=4.0),
+    "CenterLoss": lambda: sk.layers.CenterLoss(8),
+}
+data = tf.data.Dataset.from_tensor_slices((x[:26], y[:26])).batch(12)  # at last 2: one has none
+for name, make in ragged.items():
+    with two.scope():
+        model = sk.Sequential([keras.Input((6,)), keras.layers.Dense(5), make()])
+        model.compile(keras.optimizers.SGD(0.02), model.layers[-1].loss())
+    losses = model.fit(data, epochs=2, verbose=0).history["loss"]
+    states = [np.asarray(w).ravel().tolist() for w in model.weights if "seed" not in w.name]
+    found[f"ragged {name}"] = {"losses": losses, "states": sum(states, [])}
 print(json.dumps(found))
 """
 
@@ -86,3 +101,14 @@ def test_two_replicas_are_one_device(found: dict[str, dict[str, list[float]]], n
         )
     steps = [values for key, values in two.items() if key.endswith(" step")]
     assert steps == ([] if name == "SoftmaxLinear" else [[8]])
+
+
+@pytest.mark.parametrize(
+    "name", ["CurricularFace", "AdaFace", "MagFace", "SphereFaceR soft", "CenterLoss"]
+)
+def test_a_replica_without_a_row_leaves_no_trace(
+    found: dict[str, dict[str, list[float]]], name: str
+) -> None:
+    ragged = found[f"ragged {name}"]
+    assert np.isfinite(ragged["losses"]).all() and len(ragged["losses"]) == 2
+    assert np.isfinite(ragged["states"]).all() and len(ragged["states"]) > 60

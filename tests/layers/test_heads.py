@@ -110,8 +110,9 @@ def naive_other(head: Any, cosine: float, own: float, norm: float) -> float:
         return math.cos(math.acos(cosine) / head.margin)
     if isinstance(head, sk.layers.SphereFace2):
         return spread(head, cosine) + head.margin
-    if isinstance(head, sk.layers.CurricularFace) and cosine > naive_target(head, own, norm):
-        return cosine * (float(head.t.numpy()) + cosine)
+    if isinstance(head, sk.layers.CurricularFace):
+        hard = cosine > math.cos(math.acos(max(-1.0, min(1.0, own))) + head.margin)
+        return cosine * (float(head.t.numpy()) + cosine) if hard else cosine
     return cosine
 
 
@@ -664,6 +665,32 @@ def test_the_bias_of_sphereface2_begins_in_balance(units: int, value: float) -> 
     head = sk.layers.SphereFace2(units)
     head.build((None, 2))
     assert float(head.bias.numpy()) == pytest.approx(value, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "value"),  # the middle formula in numbers of 80 digits
+    [
+        ({"units": 3, "scale": 64.0}, 71.80824),
+        ({"units": 4, "margin": 0.5, "scale": 64.0, "alpha": 0.8}, 78.90139),
+        ({"units": 2}, 46.2877),
+    ],
+)
+def test_the_bias_of_sphereface2_begins_in_balance_for_few_classes(
+    settings: dict[str, Any], value: float
+) -> None:
+    head = sk.layers.SphereFace2(**settings)
+    head.build((None, 2))
+    assert float(head.bias.numpy()) == pytest.approx(value, abs=5e-5)
+
+
+def test_a_hard_negative_is_one_beyond_the_turned_target() -> None:
+    """At 170 degrees plus the margin the target goes on falling; what is hard does not."""
+    head = sk.layers.CurricularFace(2, scale=1.0)
+    head.build((None, 2))
+    own, other = math.radians(170), math.acos(-0.97)
+    head.kernel.assign([[math.cos(own), math.cos(other)], [math.sin(own), math.sin(other)]])
+    logits = head(np.array([[1.0, 0.0]], "float32"), np.array([0]))
+    assert float(logits[0, 1]) == pytest.approx(-0.97, abs=1e-6)
 
 
 def caffe_gradients(
