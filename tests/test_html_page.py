@@ -87,10 +87,18 @@ def test_pixels_of_another_kind_are_refused() -> None:
         html_page.image(np.ones((4, 4)), "", 80)
 
 
-def test_a_page_is_whole_or_not_there(tmp_path: pathlib.Path) -> None:
+def test_a_page_is_whole_or_not_there(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "page.html"
     html_page.write(path, "old", [])
     old = path.read_bytes()
-    with pytest.raises(UnicodeEncodeError):
-        html_page.write(path, "a lone surrogate \ud800", [])
+
+    def full(half: pathlib.Path, text: str, **options: str) -> None:
+        half.write_bytes(text.encode()[:50])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        html_page.write(path, "new", [])
     assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]

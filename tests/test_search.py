@@ -123,7 +123,7 @@ def test_names_are_ranked_by_their_best_embedding() -> None:
 
 
 def test_fewer_people_than_asked_for_are_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors, owner = people(4, 200, 16)
+    vectors, owner = people(4, 200, 16, noise=50.0)  # so that all are among the nearest
     gallery, asked = Gallery(vectors, owner), []
     search_whole = Gallery.search
     monkeypatch.setattr(
@@ -131,11 +131,7 @@ def test_fewer_people_than_asked_for_are_found_at_once(monkeypatch: pytest.Monke
     )
     for ranked in gallery.identify(people(3, 1, 16, seed=1)[0], 5):
         assert sorted(name for name, _ in ranked) == [0, 1, 2, 3]
-    assert asked[-1] <= 800 and max(asked) == asked[-1]
-    few = Gallery(np.concatenate([vectors[:3], vectors[::200]]), [0, 0, 0, 0, 1, 2, 3])
-    asked.clear()
-    few.identify(people(3, 1, 16, seed=1)[0], 5)
-    assert asked in ([5], [5, 20])
+    assert asked in ([5], [5, 20], [5, 20, 80])  # and not on to all 800
 
 
 def test_names_are_those_of_a_naive_ranking() -> None:
