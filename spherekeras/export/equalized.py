@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from spherekeras.export.copies import again, copied
-from spherekeras.export.steps import steps_of
+from spherekeras.export.steps import is_stock, steps_of
 
 _BATCH = 8
 _SMALLEST = 1 / 64
@@ -81,7 +81,7 @@ class _Link:
         kernel = np.asarray(self.after.kernel)
         if len(shape) == 2:  # a dense layer, most often after a map was flattened
             kernel = kernel.reshape(1, -1, len(reach), shape[1])
-        if not _is(self.after, "DepthwiseConv2D"):
+        if not is_stock(self.after, "DepthwiseConv2D"):
             # Its channels share one step as well: what the map gains, the kernel loses. A kernel
             # has a step for each output, a map one for all it holds: the map's error is larger.
             largest = np.maximum(np.abs(kernel).max((0, 1, 2)), 1e-30)
@@ -90,7 +90,7 @@ class _Link:
         factor = np.maximum(factor / factor[alive].max(initial=1e-30), _SMALLEST)
         factor = np.where(alive, factor, 1.0)
         for weight in _scaling(self.before):
-            one_each = len(weight.shape) == 1 or not _is(self.before, "DepthwiseConv2D")
+            one_each = len(weight.shape) == 1 or not is_stock(self.before, "DepthwiseConv2D")
             weight.assign(np.asarray(weight) / (factor if one_each else factor[:, None]))
         self.after.kernel.assign((kernel * factor[:, None]).reshape(shape))
 
@@ -115,36 +115,27 @@ def _links(model: Any) -> Iterator[_Link]:
         while len(readers[id(last)]) == 1:
             [step] = readers[id(last)]
             layer = step.layer
-            if _convolution(layer) or _is(layer, "Dense"):
+            if _convolution(layer) or is_stock(layer, "Dense"):
                 if own(layer) and not getattr(layer, "lora_enabled", False):
                     yield _Link(before, held, layer)
                 break
             if _norm(layer) and own(layer) and held is last is first.output:
                 before, held = layer, step.output
-            elif _is(layer, "PReLU"):
+            elif is_stock(layer, "PReLU"):
                 activated = True
-            elif _is(layer, "ReLU") and layer.max_value is None and layer.threshold == 0:
+            elif is_stock(layer, "ReLU") and layer.max_value is None and layer.threshold == 0:
                 fused = held is last and not activated and not layer.negative_slope
                 held, activated = step.output if fused else held, True
             elif not (
-                (_is(layer, "ZeroPadding2D") or _is(layer, "Flatten"))
+                (is_stock(layer, "ZeroPadding2D") or is_stock(layer, "Flatten"))
                 and layer.data_format == "channels_last"
             ):
                 break
             last = step.output
 
 
-def _is(layer: Any, kind: str) -> bool:
-    """Whether it computes what that layer of Keras does; a subclass may do anything."""
-    import keras
-
-    stock = getattr(keras.layers, kind)
-    ours = type(layer).__module__.startswith("spherekeras.")
-    return isinstance(layer, stock) and (type(layer).call is stock.call or ours)
-
-
 def _convolution(layer: Any) -> bool:
-    if not (_is(layer, "Conv2D") or _is(layer, "DepthwiseConv2D")):
+    if not (is_stock(layer, "Conv2D") or is_stock(layer, "DepthwiseConv2D")):
         return False
     return getattr(layer, "groups", 1) == 1 and layer.data_format == "channels_last"
 
@@ -158,11 +149,11 @@ def _linear(layer: Any) -> bool:
 
 
 def _norm(layer: Any) -> bool:
-    return _is(layer, "BatchNormalization") and layer.axis in (-1, 3) and layer.scale
+    return is_stock(layer, "BatchNormalization") and layer.axis in (-1, 3) and layer.scale
 
 
 def _scaling(layer: Any) -> list[Any]:
     """The weights to which a layer's output is proportional, together."""
-    if _is(layer, "BatchNormalization"):
+    if is_stock(layer, "BatchNormalization"):
         return [layer.gamma, *([layer.beta] if layer.center else [])]
     return [layer.kernel, *([layer.bias] if layer.use_bias else [])]

@@ -35,6 +35,7 @@ def to_onnx(
     layout: str = "NHWC",
     pixels: str = "float32",
     template: str | None = None,
+    representative: Any = None,
 ) -> parity.ExportReport:
     """Writes an ONNX file and measures it in ONNX Runtime against Keras.
 
@@ -54,6 +55,9 @@ def to_onnx(
         template: of a preset: the template of the crops that the file takes, by default the
             preset's own. "arcface_112x112" for a "sphereface_112x96" preset, which sees the middle
             of such a crop: `cv2.FaceRecognizerSF` aligns to that template (layout "NCHW").
+        representative: inputs `(n, ...)`, channels last, as Keras takes them, to measure the file
+            on; by default seeded pictures: of pixels 0..255 for a preset, and from -1 to 1 for a
+            `keras.Model`, so that one which takes another range needs its own.
 
     Returns:
         The report of the file.
@@ -89,9 +93,10 @@ def to_onnx(
                 "Leave it out."
             )
         columns = _columns(subject, template)
+        samples = parity.samples_of(subject, representative)
         content = _model(subject, layout, pixels, columns, opset)
         temporary.write_bytes(content.SerializeToString(deterministic=True))
-        return _report(temporary, os.fspath(path), subject, layout, pixels, columns)
+        return _report(temporary, os.fspath(path), subject, layout, pixels, columns, samples)
 
 
 def _model(
@@ -202,7 +207,12 @@ def _columns(subject: Served, template: str | None) -> slice | None:
     """Where in the file's crop the preset's lies; None where they are the same."""
     if template is None or (subject.config and template == subject.config.template):
         return None
-    if subject.config and (subject.config.template, template) == (_INNER, _WIDE):
+    inner = alignment.TEMPLATES[_INNER]
+    own_size = (subject.config.height, subject.config.width) if subject.config else None
+    if own_size == (inner.height, inner.width) and (subject.config.template, template) == (
+        _INNER,
+        _WIDE,
+    ):
         return alignment.INNER_COLUMNS
     own = subject.config.template if subject.config else "no template"
     raise ExportError(
@@ -229,7 +239,13 @@ def open_session(file: str | os.PathLike[str], threads: int = 0) -> Any:
 
 
 def _report(
-    file: pathlib.Path, path: str, subject: Served, layout: str, pixels: str, columns: slice | None
+    file: pathlib.Path,
+    path: str,
+    subject: Served,
+    layout: str,
+    pixels: str,
+    columns: slice | None,
+    samples: np.ndarray,
 ) -> parity.ExportReport:
     import onnx
 
@@ -246,7 +262,6 @@ def _report(
         output = session.run([subject.output_name], given)[0]
         return output.transpose(0, 2, 3, 1) if output.ndim == 4 and layout == "NCHW" else output
 
-    samples = parity.samples_of(subject, None)
     if pixels != "float32":
         samples = np.rint(samples)
     difference, cosine, count = parity.measure(subject, client, samples, batches=(3,))

@@ -35,12 +35,14 @@ class Value:
         pads: zeros still to be put around it; a convolution takes them in.
         flat: the map (height, width, channels) that it was flattened from, where its order is still
             channels first; a dense layer takes that in.
+        shared: whether several layers read it, in this model or in one around it.
     """
 
     name: str
     shape: tuple[int, ...]
     pads: Pads = _NONE
     flat: tuple[int, int, int] | None = None
+    shared: bool = False
 
 
 class Graph:
@@ -65,12 +67,16 @@ class Graph:
         return output
 
     def constant(self, value: NDArray[Any], name: str) -> str:
-        """Adds a constant and returns its name."""
+        """Adds a constant and returns its name, with a number where another has the name."""
         from onnx import numpy_helper
 
-        value = np.ascontiguousarray(value)
-        self.constants[name] = numpy_helper.from_array(value, name)
-        return name
+        made = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        number = 0
+        while self.constants.get(made.name, made) != made:
+            number += 1
+            made.name = f"{name}_{number}"
+        self.constants[made.name] = made
+        return str(made.name)
 
     def integers(self, values: Sequence[int], name: str) -> str:
         """Adds a list of integers, as axes and sizes are given."""
@@ -82,11 +88,18 @@ class Graph:
             name = self.emit("Identity", name)
         self.nodes[-1].output[0] = wanted
 
-    def renew(self, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
-        """Replaces a constant."""
+    def renew(
+        self, node: "onnx.NodeProto", place: int, change: Callable[[NDArray[Any]], NDArray[Any]]
+    ) -> None:
+        """Replaces a constant that a node takes, for that node alone."""
         from onnx import numpy_helper
 
-        self.constant(change(numpy_helper.to_array(self.constants[name])), name)
+        name = node.input[place]
+        value = change(numpy_helper.to_array(self.constants[name]))
+        if sum(name in other.input for other in self.nodes) == 1:
+            self.constants[name] = numpy_helper.from_array(value, name)
+        else:
+            node.input[place] = self.constant(value, name)
 
 
 def add_network(graph: Graph, model: "keras.Model", value: Value, prefix: str = "") -> Value:
@@ -106,33 +119,55 @@ def add_network(graph: Graph, model: "keras.Model", value: Value, prefix: str = 
     """
     steps = steps_of(model)
     uses = collections.Counter(key for step in steps for key in step.inputs)
-    values = {id(model.inputs[0]): value}
+    values: dict[int, Value] = {}
+
+    def keep(tensor: Any, value: Value) -> None:
+        several = value.shared or uses[id(tensor)] > 1
+        values[id(tensor)] = dataclasses.replace(value, shared=several)
+
+    keep(model.inputs[0], value)
     for step in steps:
         layer, given = step.layer, [values[key] for key in step.inputs]
-        if hasattr(layer, "layers"):
-            values[id(step.output)] = add_network(graph, layer, given[0], f"{prefix}{layer.name}/")
+        place = _Place(graph, layer, prefix + layer.name, step.shape)
+        if step.extras:
+            raise place.refuse(f"{', '.join(repr(x)[:40] for x in step.extras)} beside its input")
+        if getattr(layer, "layers", None) and getattr(layer, "inputs", None):
+            keep(step.output, add_network(graph, layer, given[0], f"{prefix}{layer.name}/"))
             continue
-        known = [LAYERS[kind.__name__] for kind in type(layer).__mro__ if kind.__name__ in LAYERS]
-        if not known:
+        write = _writer(layer)
+        if write is None:
             raise ExportError(
                 f"The ONNX exporter knows no {type(layer).__name__}, which {layer.name!r} of "
                 f"{model.name!r} is. Build the model from {', '.join(LAYERS)}."
             )
-        alone = all(uses[key] == 1 for key in step.inputs)
-        place = _Place(graph, layer, prefix + layer.name, step.shape, alone)
-        values[id(step.output)] = known[0](place, *given)
+        if getattr(layer, "lora_enabled", False):
+            raise place.refuse("LoRA weights of its own")
+        keep(step.output, write(place, *given))
     return values[id(model.outputs[0])]
+
+
+def _writer(layer: Any) -> Callable[..., Value] | None:
+    """What writes a layer, if it computes what Keras' layer of that name does."""
+    for kind in type(layer).__mro__:
+        library = kind.__module__.split(".")[0]
+        if kind.__name__ in LAYERS and library in ("keras", "spherekeras"):
+            own = type(layer).__module__.startswith("spherekeras.")
+            return (
+                LAYERS[kind.__name__]
+                if own or type(layer).call is getattr(kind, "call", None)
+                else None
+            )
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where a layer is written; `alone` says that nothing else reads its input."""
+    """Where a layer is written."""
 
     graph: Graph
     layer: Any
     name: str
     shape: tuple[int, ...]
-    alone: bool
 
     def weights(self) -> list[NDArray[np.float64]]:
         return [np.asarray(weight, np.float64) for weight in self.layer.get_weights()]
@@ -194,6 +229,8 @@ def _dense(place: _Place, value: Value) -> Value:
 
 def _batch_norm(place: _Place, value: Value) -> Value:
     layer = place.layer
+    if layer.axis not in (-1, len(value.shape)):
+        raise place.refuse(f"axis={layer.axis}")
     names = [weight.name for weight in layer.weights]
     weights = dict(zip(names, place.weights(), strict=True))
     ones = np.ones_like(weights["moving_mean"])
@@ -202,7 +239,7 @@ def _batch_norm(place: _Place, value: Value) -> Value:
     graph = place.graph
     last = graph.nodes[-1] if graph.nodes else None
     if (
-        place.alone
+        not value.shared
         and last is not None
         and last.output[0] == value.name
         and last.op_type in ("Conv", "Gemm")
@@ -225,9 +262,9 @@ def _fold(
 ) -> None:
     """Multiplies the last convolution's or dense layer's outputs by `scale` and adds `shift`."""
     wide = scale.reshape(-1, 1, 1, 1) if node.op_type == "Conv" else scale
-    graph.renew(node.input[1], lambda kernel: (kernel * wide).astype(np.float32))
+    graph.renew(node, 1, lambda kernel: (kernel * wide).astype(np.float32))
     if len(node.input) == 3:
-        graph.renew(node.input[2], lambda bias: (bias * scale + shift).astype(np.float32))
+        graph.renew(node, 2, lambda bias: (bias * scale + shift).astype(np.float32))
     else:
         node.input.append(place.constant(shift, "shift"))
 
@@ -337,11 +374,13 @@ def normalised(graph: Graph, name: str, prefix: str = "") -> str:
 
 
 def _activated(place: _Place, value: Value) -> Value:
-    activation = getattr(place.layer.activation, "__name__", "?")
-    if activation == "linear":
+    import keras
+
+    activation = place.layer.activation
+    if activation is keras.activations.linear:
         return value
-    if activation != "relu":
-        raise place.refuse(f"the activation {activation!r}")
+    if activation is not keras.activations.relu:
+        raise place.refuse(f"the activation {getattr(activation, '__name__', activation)!r}")
     return Value(place.graph.emit("Relu", value.name), value.shape)
 
 

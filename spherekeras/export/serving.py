@@ -186,7 +186,8 @@ def _prepared(pixels: np.ndarray, config: Any) -> np.ndarray:
 def _output(model: "keras.Model", values: np.ndarray) -> np.ndarray:
     import keras
 
-    return np.asarray(keras.ops.convert_to_numpy(model(values, training=False)))
+    [output] = keras.tree.flatten(model(values, training=False))  # in a dict or not
+    return np.asarray(keras.ops.convert_to_numpy(output))
 
 
 def _float32(model: "keras.Model") -> "keras.Model":
@@ -267,10 +268,24 @@ def writing(path: str | os.PathLike[str], suffix: str) -> Iterator[pathlib.Path]
         with atomic_path(target) as temporary:
             yield temporary
     except OSError as error:
+        named = error.filename if isinstance(error.filename, str | os.PathLike) else None
+        if named is not None and not _within(named, target):
+            raise ExportError(
+                f"{os.fspath(named)} cannot be used: {error.strerror or error}. The exporters work "
+                f"in {tempfile.gettempdir()}; make room there, or set TMPDIR to another folder."
+            ) from error
         raise ExportError(
             f"{os.fspath(path)!r} cannot be written: {error.strerror or error}. "
             "Pass a path in a folder that you may write to."
         ) from error
+
+
+def _within(path: str | os.PathLike[str], target: pathlib.Path) -> bool:
+    """Whether a file that failed is the target, its folder, or beside it."""
+    here = pathlib.Path(os.path.realpath(target)).parent
+    return pathlib.Path(os.path.realpath(path)).is_relative_to(here) or here.is_relative_to(
+        os.path.realpath(path)
+    )
 
 
 @contextlib.contextmanager
@@ -287,9 +302,11 @@ def quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _held_back() -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    _flush()
+    kept = {}
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):  # it is closed: nothing to hold back
+            kept[descriptor] = os.dup(descriptor)
     with tempfile.TemporaryFile() as chatter, warnings.catch_warnings():
         for message, category in _THIRD_PARTY_WARNINGS:
             warnings.filterwarnings("ignore", message, category)
@@ -305,13 +322,18 @@ def _held_back() -> Iterator[None]:
                 error.add_note(held_back[-2000:])
             raise
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            _flush()
             for descriptor, copy in kept.items():
                 os.dup2(copy, descriptor)
                 os.close(copy)
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            stream.flush()
 
 
 @contextlib.contextmanager
@@ -320,6 +342,12 @@ def converting(name: str, converter: str) -> Iterator[None]:
     try:
         with quiet():
             yield
+    except (OSError, MemoryError) as error:
+        raise ExportError(
+            f"{converter} had no room for {name!r}: {str(error) or type(error).__name__}. It works "
+            f"in memory and in {tempfile.gettempdir()}; make room there, or set TMPDIR to another "
+            "folder."
+        ) from error
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(". ")
         raise ExportError(

@@ -4,11 +4,12 @@ from typing import Any, NamedTuple
 
 
 class Step(NamedTuple):
-    """One call of a layer: the ids of its input tensors, and its output."""
+    """One call of a layer: the ids of its input tensors, its output, and what else it was given."""
 
     layer: Any
     inputs: list[int]
     output: Any
+    extras: list[Any]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -28,13 +29,34 @@ def steps_of(model: Any) -> list[Step]:
     while pending:
         tensor = pending[-1]
         history = tensor._keras_history
-        inputs = history.operation._inbound_nodes[history.node_index].input_tensors
+        node = history.operation._inbound_nodes[history.node_index]
+        inputs = node.input_tensors
         waiting = [given for given in inputs if id(given) not in done]
         if id(tensor) in done or not waiting:
             pending.pop()
             if id(tensor) not in done:
                 done.add(id(tensor))
-                steps.append(Step(history.operation, [id(t) for t in inputs], tensor))
+                steps.append(
+                    Step(history.operation, [id(t) for t in inputs], tensor, _extras(node))
+                )
         else:
             pending.extend(reversed(waiting))
     return steps
+
+
+def is_stock(layer: Any, kind: str) -> bool:
+    """Whether it computes what that layer of Keras does; a subclass may do anything."""
+    import keras
+
+    stock = getattr(keras.layers, kind)
+    ours = type(layer).__module__.startswith("spherekeras.")
+    return isinstance(layer, stock) and (type(layer).call is stock.call or ours)
+
+
+def _extras(node: Any) -> list[Any]:
+    """What a call was given beside tensors: constants, `training=True`."""
+    import keras
+
+    given = keras.tree.flatten([node.arguments.args, node.arguments.kwargs])
+    tensor = keras.backend.is_keras_tensor
+    return [x for x in given if not tensor(x) and x is not None and x is not False]

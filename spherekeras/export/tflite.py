@@ -53,7 +53,8 @@ def to_tflite(
             between float inputs and outputs.
         representative: inputs `(n, ...)` as the file will see them: they set the ranges of
             "int8" (100 or more crops serve well), and the parity of any file is measured on
-            them, or on seeded pictures where none are given.
+            them, or where none are given on seeded pictures: of pixels 0..255 for a preset, and
+            from -1 to 1 for a `keras.Model`, so that one which takes another range needs its own.
         batch: of the file. 1 by default; None for a batch that the program chooses as it runs,
             which costs XNNPACK, the fast code, a part of the graph.
 
@@ -113,7 +114,7 @@ def _convert(subject: Served, quantization: str, samples: np.ndarray, batch: int
         model = integer_prelu(model)
 
     def serve(image: Any) -> dict[str, Any]:
-        return {subject.output_name: model(image, training=False)}
+        return {subject.output_name: keras.tree.flatten(model(image, training=False))[0]}
 
     signature = tf.TensorSpec((batch, *subject.shape), tf.float32, name=subject.input_name)
     with tempfile.TemporaryDirectory() as folder:

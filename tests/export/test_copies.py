@@ -44,3 +44,18 @@ def test_a_nested_model_with_a_constructor_of_its_own():
 
     image = keras.Input((8, 8, 3))
     same(keras.Model(image, layers.ReLU()(Tower(4)(image))))
+
+
+def test_a_compiled_model_is_copied_without_its_loss():
+    def mine(y, p):
+        return keras.ops.mean(p)
+
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    inner.compile("adam", loss=mine)
+    image = keras.Input((4,))
+    model = keras.Model(image, keras.layers.ReLU()(inner(image)))
+    model.compile("adam", loss=lambda y, p: keras.ops.mean(p))
+    x = np.ones((2, 4), "float32")
+    copy = copied(model, again)
+    np.testing.assert_array_equal(copy(x), model(x))
+    assert model.compiled and inner.compiled and not copy.compiled

@@ -9,8 +9,10 @@ from keras import layers, ops
 
 import spherekeras as sk
 from spherekeras.backbones.prelu import PReLU
+from spherekeras.embedder import FaceEmbedder
 from spherekeras.errors import ExportError
-from spherekeras.export import to_onnx
+from spherekeras.export import to_onnx, to_tflite
+from spherekeras.presets import PresetConfig
 
 SLOPE = keras.initializers.RandomUniform(0.1, 0.4, seed=1)
 SHAPE = (13, 10, 4)
@@ -155,3 +157,109 @@ def test_what_is_not_known_is_named(layer, words, tmp_path):
     with pytest.raises(ExportError, match=words):
         to_onnx(model, tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
+
+
+class Clipped(layers.ReLU):
+    def call(self, inputs):
+        return ops.minimum(super().call(inputs), 6.0)
+
+
+class MineOnly(layers.Layer):
+    def call(self, inputs):
+        return inputs * 2.0
+
+
+MineOnly.__name__ = "PReLU"
+
+
+def relu(x):
+    return ops.clip(x, 0.0, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (Clipped(), "knows no Clipped, which 'odd' of 'model' is. Build the"),
+        (MineOnly(), "knows no PReLU, which 'odd' of 'model' is. Build the"),
+        (layers.Conv2D(2, 3, activation=relu), "does not know 'odd' with the activation 'relu'"),
+        (layers.BatchNormalization(axis=1), "does not know 'odd' with axis=1"),
+    ],
+)
+def test_what_only_looks_like_a_known_layer_is_named(layer, words, tmp_path):
+    layer.name = "odd"
+    model = keras.Sequential([keras.Input(SHAPE), layer], name="model")
+    with pytest.raises(ExportError, match=words):
+        to_onnx(model, tmp_path / "a.onnx")
+
+
+def test_what_a_call_was_given_beside_tensors_is_named(tmp_path):
+    image = keras.Input(SHAPE)
+    bias = np.arange(4.0, dtype="float32")
+    odd = {
+        "beside its input": image + bias,
+        "with 3.0 beside its input": ops.pad(
+            image, [(0, 0), (1, 1), (1, 1), (0, 0)], "constant", 3.0
+        ),
+        "with True beside its input": layers.BatchNormalization()(image, training=True),
+    }
+    for words, output in odd.items():
+        with pytest.raises(ExportError, match=words):
+            to_onnx(keras.Model(image, output), tmp_path / "a.onnx")
+    adapted = layers.Conv2D(2, 3)
+    model = keras.Sequential([keras.Input(SHAPE), adapted])
+    adapted.enable_lora(2)
+    with pytest.raises(ExportError, match="with LoRA weights of its own"):
+        to_onnx(model, tmp_path / "a.onnx")
+
+    class Own(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    with pytest.raises(ExportError, match="knows no Own, which"):
+        to_onnx(keras.Model(image, Own()(image)), tmp_path / "a.onnx")
+
+
+def test_batch_norm_does_not_change_what_others_read_elsewhere(tmp_path):
+    inner = keras.Input((11, 8, 4))
+    block = keras.Model(inner, layers.Conv2D(4, 1)(layers.BatchNormalization()(inner)))
+    image = keras.Input(SHAPE)
+    x = layers.Conv2D(4, 3)(image)
+    y = layers.Add()([x, block(x)])  # the norm inside reads what the sum reads
+    y = layers.Add()([y, layers.BatchNormalization()(layers.Dropout(0.5)(y))])
+    check(keras.Model(image, y), tmp_path)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_shared_convolution_is_folded_for_each_call_alone(nested, tmp_path):
+    shared = layers.Conv2D(6, 3)
+    if nested:
+        shared = keras.Sequential([keras.Input(SHAPE), shared])
+    image = keras.Input(SHAPE)
+    first, second = shared(image), shared(layers.ReLU()(image))
+    both = [layers.BatchNormalization()(x) for x in (first, second)]
+    apart = layers.BatchNormalization()(shared(layers.ZeroPadding2D(0)(image)))
+    check(keras.Model(image, layers.Add()([*both, apart])), tmp_path)
+
+
+def test_a_layer_that_is_called_as_a_part_of_the_file(tmp_path):
+    crop = keras.Input((32, 28, 3))
+    x = layers.Conv2D(4, 3, name="preprocessing")(crop)
+    x = layers.Dense(8, name="length")(layers.GlobalAveragePooling2D()(x))
+    config = PresetConfig(
+        "SphereFaceNet", {"input_shape": [32, 28, 3]}, "sphereface_112x96", 32, 28, 1 / 128, 127.5
+    )
+    faces = FaceEmbedder(shaken(keras.Model(crop, x)), config)
+    assert to_onnx(faces, tmp_path / "a.onnx").min_cosine > 0.999999
+    with pytest.raises(ExportError, match="template expects the preset's own"):
+        to_onnx(faces, tmp_path / "a.onnx", template="arcface_112x112")
+
+
+def test_an_output_in_a_dict_and_samples_of_ones_own(tmp_path):
+    image = keras.Input(SHAPE)
+    model = keras.Model(image, {"embedding": layers.Conv2D(2, 3)(image)})
+    samples = np.random.default_rng(0).uniform(0, 255, (3, *SHAPE))
+    report = to_onnx(model, tmp_path / "a.onnx", representative=samples)
+    assert report.samples == 3
+    assert to_tflite(model, tmp_path / "a.tflite").min_cosine > 0.999999
+    with pytest.raises(ExportError, match="representative expects an array of shape"):
+        to_onnx(model, tmp_path / "a.onnx", representative=samples[:, 1:])

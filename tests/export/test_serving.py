@@ -194,3 +194,31 @@ def test_import_loads_no_framework():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_what_fails_elsewhere_is_not_blamed_on_the_path(tmp_path):
+    for named, words in ((None, "'.*a.onnx' cannot be written: No space"), ("/no/temp/x", "/no/t")):
+        with (
+            pytest.raises(ExportError, match=words),
+            serving.writing(tmp_path / "a.onnx", ".onnx"),
+        ):
+            raise OSError(28, "No space left on device", *([named] if named else []))
+    with (
+        pytest.raises(ExportError, match="A converter had no room for 'm'.*set TMPDIR to another"),
+        serving.converting("m", "A converter"),
+    ):
+        raise OSError(28, "No space left on device")
+
+
+def test_closed_outputs_are_nothing_to_hold_back(tmp_path):
+    code = """
+import os, sys
+from spherekeras.export import serving
+os.close(1)
+sys.stdout = None
+with serving.quiet():
+    os.write(2, b"held back")
+os.write(2, b"told")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "told")
