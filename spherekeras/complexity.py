@@ -22,7 +22,9 @@ def multiplications(model: Any) -> int:
     for layer in model.layers:
         if hasattr(layer, "layers"):
             total += multiplications(layer)
-        elif hasattr(layer, "kernel"):
-            shape = layer.output.shape[1:-1] if len(layer.kernel.shape) == 4 else ()
-            total += math.prod(shape) * math.prod(layer.kernel.shape)
+        for name in ("kernel", "depthwise_kernel", "pointwise_kernel"):
+            kernel = getattr(layer, name, None)
+            if kernel is not None and not hasattr(layer, "layers"):
+                shape = layer.output.shape[1:-1] if len(kernel.shape) == 4 else ()
+                total += math.prod(shape) * math.prod(kernel.shape)
     return total

@@ -8,6 +8,7 @@ from keras import ops
 
 from spherekeras.layers.head import Head
 from spherekeras.layers.margin_head import MarginHead
+from spherekeras.losses.labels import own_columns
 
 
 @keras.saving.register_keras_serializable("spherekeras")
@@ -21,6 +22,7 @@ class Sequential(keras.Sequential):
 
     What `fit` and `evaluate` measure is taken with the margin, as the loss is: an accuracy lies far
     below that of the predictions, `(model.predict(images).argmax(axis=1) == labels).mean()`.
+    Where the head samples its classes, metrics in `fit` are among those of the sample.
 
     Args:
         layers: the layers; the last is a head of `spherekeras.layers`.
@@ -57,6 +59,12 @@ class Sequential(keras.Sequential):
     def test_step(self, *args: Any) -> Any:
         self._count_calls()
         return super().test_step(*args[:-1], self._with_labels(args[-1]))
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        if len(y_pred.shape) == 4:  # of sampled classes: which of them is the row's own
+            shape = ops.shape(y_pred)
+            y, y_pred = own_columns(*shape[:3]), ops.reshape(y_pred, (shape[0], -1))
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:

@@ -28,3 +28,9 @@ def test_each_kind_of_layer_and_models_inside_models() -> None:
         ]
     )
     assert multiplications(model) == 4 * 4 * 27 * 8 + 2 * 2 * 9 * 8 + 32 * 5
+
+
+def test_a_separable_convolution_counts_both_its_kernels() -> None:
+    layer = keras.layers.SeparableConv2D(8, 3, depth_multiplier=2)
+    model = keras.Sequential([keras.Input((6, 6, 4)), layer])
+    assert multiplications(model) == 4 * 4 * (9 * 4 * 2 + 8 * 8)

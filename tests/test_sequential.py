@@ -178,3 +178,36 @@ def test_steps_are_counted_under_loss_scaling() -> None:
     model.layers[-1].calls_per_step = 1
     model.fit(x, labels, batch_size=10, verbose=0)
     assert model.layers[-1].calls_per_step == 4
+
+
+def test_steps_of_several_calls_are_saved_with_the_head(tmp_path: pathlib.Path) -> None:
+    head = sk.layers.ASoftmax(CLASSES, annealing=(100.0, 0.12, 1.0, 5.0))
+    optimizer = keras.optimizers.SGD(0.05, gradient_accumulation_steps=4)
+    model = sk.Sequential([keras.Input((12,)), keras.layers.Dense(8), head])
+    model.compile(optimizer, head.loss())
+    x, labels = data()
+    model.fit(x, labels, batch_size=10, verbose=0)
+    model.save(tmp_path / "a.keras")
+    again = keras.models.load_model(tmp_path / "a.keras")
+    assert again.layers[-1].calls_per_step == 4
+    assert again.layers[-1].annealing_lambda() == head.annealing_lambda()
+    with pytest.raises(ValueError, match="expects calls_per_step, a whole number from 1. Received"):
+        sk.layers.ArcFace(CLASSES, calls_per_step=0)
+
+
+def test_metrics_of_sampled_classes_are_among_the_sample() -> None:
+    head = sk.layers.ArcFace(40, scale=8.0, sampling=0.2)
+    model = sk.Sequential([keras.Input((12,)), keras.layers.Dense(8), head])
+    model.compile(keras.optimizers.SGD(0.0), head.loss(), metrics=["accuracy"])
+    labels = np.arange(40)
+    model(np.ones((1, 12), "float32"))
+    dense, kernel = model.layers[0], np.zeros((8, 40), "float32")
+    kernel[0], kernel[1] = np.cos(np.arange(40) / 7), np.sin(np.arange(40) / 7)
+    head.kernel.assign(kernel)
+    dense.kernel.assign(np.eye(12, 8))
+    x = np.zeros((40, 12), "float32")
+    x[:, :8] = kernel.T  # each row at its class, a tenth of a turn from the next
+    head.margin = 0.0
+    history = model.fit(x, labels, batch_size=10, verbose=0).history
+    assert history["accuracy"] == [1.0]
+    assert model.evaluate(x, labels, verbose=0)[1] == 1.0

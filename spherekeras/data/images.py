@@ -16,11 +16,12 @@ MAX_PIXELS = 100_000_000
 def read_image(source: str | os.PathLike[str] | bytes, name: str | None = None) -> np.ndarray:
     """Reads a picture as RGB, upright, whatever its file format, depth and channels.
 
-    The EXIF orientation is applied; grey, palette and CMYK pictures become RGB, 16 bits become
-    8, and transparency is laid on white (not that of a grey PNG with one transparent shade, which
-    OpenCV does not tell); pictures of floats are refused. Of an animation or a TIFF with several
-    pages it is the first. A JPEG that was cut short is refused: some decoders fill its missing
-    part with grey and say nothing. The size is checked before anything is decoded.
+    The EXIF orientation is applied (where OpenCV finds it: not in a PNG's text, nor in a WebP that
+    names it as a JPEG does); grey, palette and CMYK pictures become RGB, other depths become 8
+    bits, and transparency is laid on white (not that of a grey PNG with one transparent shade or of
+    a grey TIFF, which OpenCV does not tell); pictures of floats are refused. Of an animation or a
+    TIFF with several pages it is the first. A JPEG that was cut short is refused: some decoders
+    fill its missing part with grey and say nothing. The size is checked before anything is decoded.
 
     Args:
         source: a path, or the bytes of a picture file.
@@ -75,7 +76,10 @@ def read_image(source: str | os.PathLike[str] | bytes, name: str | None = None) 
         with contextlib.suppress(cv2.error):
             image = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
             if image is not None and header.format not in ("JPEG", "BMP", "PNM"):
-                _lay_on_white(image, buffer)
+                _lay_on_white(image, buffer, header.format == "TIFF")
+            if image is not None and header.white not in (255, 65535):
+                whole = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+                image = None if whole is None else _brightened(whole, header.white)
     if image is None:
         raise ImageError(
             f"{name} is damaged and cannot be decoded. Copy or download the picture again; if it "
@@ -172,17 +176,25 @@ def read_bytes(path: str | os.PathLike[str], name: str) -> bytes:
         raise ImageError(f"{name} cannot be read: {error.strerror}. Check its rights.") from None
 
 
-def _lay_on_white(image: np.ndarray, buffer: np.ndarray) -> None:
+def _brightened(samples: np.ndarray, white: int) -> np.ndarray:
+    """The RGB picture of samples as a PNM holds them, grey or BGR, of which `white` is white."""
+    scaled = np.clip(np.rint(samples * np.float32(255 / max(white, 1))), 0, 255).astype(np.uint8)
+    return np.dstack([scaled] * 3) if scaled.ndim == 2 else np.ascontiguousarray(scaled[..., ::-1])
+
+
+def _lay_on_white(image: np.ndarray, buffer: np.ndarray, tiff: bool) -> None:
     """Lays an RGB picture on white, in place, by the transparency that its file holds, if any.
 
-    OpenCV turns a picture by its EXIF orientation only where it also drops the fourth channel,
-    so the transparency is turned here.
+    Colours of 8 bits in a TIFF come multiplied by their opacity already. OpenCV turns a picture by
+    its EXIF orientation only where it also drops the fourth channel, so the transparency is turned
+    here.
     """
     import cv2
 
     whole, kinds, values = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
     if whole is None or whole.ndim != 3 or whole.shape[2] != 4 or whole.dtype.kind != "u":
         return
+    multiplied = tiff and whole.dtype == np.uint8
     alpha, opaque = whole[..., 3], 255 if whole.dtype == np.uint8 else 65535
     exif = dict(zip(kinds, values, strict=True)).get(cv2.IMAGE_METADATA_EXIF)
     orientation = 1 if exif is None else exif_orientation(np.asarray(exif).tobytes())
@@ -197,4 +209,5 @@ def _lay_on_white(image: np.ndarray, buffer: np.ndarray) -> None:
     for row in range(len(image)):  # row by row: the sum takes eight bytes a value
         if (alpha[row] != opaque).any():
             opacity = alpha[row][:, None] / opaque
-            image[row] = np.rint(image[row] * opacity + 255.0 * (1.0 - opacity))
+            colours = image[row] if multiplied else image[row] * opacity
+            image[row] = np.rint(np.minimum(colours + 255.0 * (1.0 - opacity), 255.0))

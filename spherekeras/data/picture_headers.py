@@ -10,7 +10,10 @@ from typing import Literal
 
 Order = Literal["little", "big"]
 
-_PNM = re.compile(rb"P[1-6]\s+(?:#[^\n]*\n\s*)*(\d{1,9})\s+(?:#[^\n]*\n\s*)*(\d{1,9})")
+_GAP = rb"\s+(?:#[^\n]*\n\s*)*"
+_PNM = re.compile(
+    rb"P(?:[14]|[2356](?=%b\d+%b\d+%b(\d{1,5})))%b(\d{1,9})%b(\d{1,9})" % ((_GAP,) * 5)
+)
 _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}  # markers that no length follows, and none at all
 # Inside entropy-coded data 0xFF is followed by 0x00 (a stuffed byte) or a restart marker.
@@ -28,6 +31,7 @@ class Header:
         height: in pixels as stored; 0 where the file does not say.
         frames: pictures in the file: an animation's, or a TIFF's pages.
         whole: False for a JPEG whose end is missing.
+        white: of a PNM, the sample that stands for white, as OpenCV gives it.
     """
 
     format: str
@@ -35,6 +39,7 @@ class Header:
     height: int
     frames: int = 1
     whole: bool = True
+    white: int = 255
 
 
 def read_header(data: bytes) -> Header | None:
@@ -74,7 +79,12 @@ def read_header(data: bytes) -> Header | None:
         return Header("GIF", _number(data, 6, 2), _number(data, 8, 2), _gif_frames(data))
     if data[:1] == b"P" and data[1:2] in b"123456" and data[2:3].isspace():
         size = _PNM.match(data)
-        return Header("PNM", int(size[1]), int(size[2])) if size else Header("PNM", 0, 0)
+        if not size:
+            return Header("PNM", 0, 0)
+        white = int(size[1] or 255)
+        if data[1:2] in b"1234" and white < 256:  # which OpenCV scales itself
+            white = 255
+        return Header("PNM", int(size[2]), int(size[3]), white=white)
     return None
 
 

@@ -54,22 +54,19 @@ class MarginHead(NormalizedDense):
             which `head.loss()` reads and a stock loss refuses; `shards` is 1, or the number of
             JAX devices that the class weights are cut over. Outside training nothing changes.
             None for all classes.
-        **kwargs: of `NormalizedDense`.
-
-    Attributes:
         calls_per_step: calls in training that make one step of `ramp` and annealing. A
-            `spherekeras.Sequential` sets it to its optimizer's `gradient_accumulation_steps`; a
-            Functional model that accumulates sets it by hand.
+            `spherekeras.Sequential` sets the attribute to its optimizer's
+            `gradient_accumulation_steps`; a Functional model that accumulates is given it.
+        **kwargs: of `NormalizedDense`.
 
     Labels: see `Head`.
 
     Raises:
         ValueError: an unknown `gradient`, a ramp that does not rise, a sampling outside (0, 1],
-            and what `Head` raises.
+            calls below 1, and what `Head` raises.
     """
 
     gradients: tuple[str, ...] = ("exact", "detached")
-    calls_per_step = 1
 
     def __init__(
         self,
@@ -77,9 +74,16 @@ class MarginHead(NormalizedDense):
         gradient: str = "exact",
         ramp: Sequence[int] | None = None,
         sampling: float | None = None,
+        calls_per_step: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(units, **kwargs)
+        if calls_per_step != int(calls_per_step) or calls_per_step < 1:
+            raise ValueError(
+                f"`{type(self).__name__}` expects calls_per_step, a whole number from 1. Received: "
+                f"calls_per_step={calls_per_step!r}."
+            )
+        self.calls_per_step = int(calls_per_step)
         if gradient not in self.gradients:
             known = " and ".join(f"gradient={name!r}" for name in self.gradients)
             raise ValueError(
@@ -226,7 +230,12 @@ class MarginHead(NormalizedDense):
         return cosine + ops.stop_gradient(changed - cosine)
 
     def get_config(self) -> dict[str, Any]:
-        own = {"gradient": self.gradient, "ramp": self.ramp, "sampling": self.sampling}
+        own = {
+            "gradient": self.gradient,
+            "ramp": self.ramp,
+            "sampling": self.sampling,
+            "calls_per_step": self.calls_per_step,
+        }
         return {**super().get_config(), **own}
 
     def _blended(self, cosine: Tensor, changed: Tensor, strength: Tensor | None) -> Tensor:

@@ -367,3 +367,29 @@ def test_check_crop_takes_the_wanted_crop_and_no_list():
 def test_check_image_refuses_what_is_no_rgb_picture(given):
     with pytest.raises(ImageError, match=r"Expected an RGB picture: uint8.*`images.read_image"):
         images.check_image(given)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_what_is_half_transparent_is_as_pillow_lays_it_on_white(kind):
+    random = np.random.default_rng(3)
+    picture = Image.fromarray(random.integers(0, 256, (9, 7, 4), np.uint8), "RGBA")
+    content = io.BytesIO()
+    picture.save(content, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
+    white = Image.new("RGBA", picture.size, "white")
+    wanted = np.asarray(Image.alpha_composite(white, picture).convert("RGB")).astype(int)
+    got = images.read_image(content.getvalue()).astype(int)
+    assert np.abs(got - wanted).max() <= 2
+
+
+@pytest.mark.parametrize("white", [15, 100, 255, 1023, 4095, 65535])
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+def test_white_is_white_in_a_pnm_of_any_depth(kind, white):
+    samples = [0, white // 2, white, white // 3] * (3 if kind in ("P3", "P6") else 1)
+    header = f"{kind} # how deep\n2 2\n{white}\n".encode()
+    if kind in ("P2", "P3"):
+        body = " ".join(map(str, samples)).encode() + b"\n"
+    else:
+        body = b"".join(s.to_bytes(2 if white > 255 else 1, "big") for s in samples)
+    got = images.read_image(header + body).astype(float)
+    wanted = np.array(samples).reshape(2, 2, -1) * 255 / white * np.ones(3)
+    np.testing.assert_allclose(got, wanted, atol=1)
