@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed: what is told goes nowhere
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name in no encoding shall not end long work
             stream.reconfigure(errors="backslashreplace")
@@ -424,6 +427,8 @@ def _measured_by(options: argparse.Namespace, faces: Any, name: str) -> dict[str
         "command": f"spherekeras evaluate {name} --protocol {options.protocol} --data {data}"
         + (" --keep-mean" if options.keep_mean else "")
         + (" --subtract-mean" if options.subtract_mean else "")
+        + (f" --detector {options.detector}" if options.detector != "auto" else "")
+        + (" --detector-model MODEL" if options.detector_model else "")
         + runtime,
     }
 

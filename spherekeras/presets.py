@@ -300,7 +300,11 @@ def _check_files(folder: pathlib.Path, but: str) -> None:
             raise kind(f"{folder / SUMS} has no line for {name}.")
         if name != but and not (folder / name).is_file():
             raise PresetError(f"{folder / name}, which {SUMS} names, is missing.")
-        if name != but and sha256(folder / name) != sums[name]:
+        try:
+            same = name == but or sha256(folder / name) == sums[name]
+        except OSError as error:
+            raise PresetError(f"{folder / name} cannot be read: {error.strerror}.") from None
+        if not same:
             raise PresetError(
                 f"{folder / name} does not match its line in {SUMS}: one of the two was changed."
             )

@@ -37,6 +37,7 @@ def quickstart(
 
     Raises:
         DataError: `out` holds files that are not an earlier quickstart's.
+        ExportError: a package is missing, or Keras runs on another backend than TensorFlow.
     """
     import keras
 
@@ -44,8 +45,11 @@ def quickstart(
     from spherekeras.data.drawn_faces import draw_face, drawn_crops, write_drawn_crops
     from spherekeras.embedder import FaceEmbedder
     from spherekeras.evaluation import metrics
+    from spherekeras.export.serving import need, need_tensorflow_backend
     from spherekeras.training import train
 
+    need_tensorflow_backend()  # told before the work
+    need("tensorflow", "ai_edge_quantizer", "onnx", "onnxruntime")
     out, started = pathlib.Path(out), time.monotonic()
     _claim(out)
 
@@ -103,7 +107,8 @@ def quickstart(
     page = out / "index.html"
     write_page(page, results)
     say(
-        f"People never trained on: {accuracy:.1%} of the pairs right, AUC {auc:.3f}. "
+        f"People never trained on: {accuracy:.1%} right (the mean over pairs of one person and "
+        f"pairs of two), AUC {auc:.3f}. "
         f"{time.monotonic() - started:.0f} s in all."
     )
     return page.resolve()

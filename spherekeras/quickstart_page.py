@@ -206,9 +206,10 @@ def _headline(results: QuickstartResults) -> str:
     same = int(np.sum(results.same))
     return (
         "<header>\n<h1>Of two pictures of people it has never seen, this embedding says rightly "
-        f"whether they show one person in <b>{100 * results.accuracy:.1f}%</b> of the pairs "
-        f"(AUC <b>{results.auc:.4f}</b>).</h1>\n<p>Open-set verification on faces drawn by "
-        f"SphereKeras: {same:,} pairs of one identity, {len(results.same) - same:,} pairs of two, "
+        f"whether they show one person in <b>{100 * results.accuracy:.1f}%</b> of the pairs, on "
+        f"average over those of one and those of two (AUC <b>{results.auc:.4f}</b>).</h1>\n"
+        f"<p>Open-set verification on faces drawn by SphereKeras: {same:,} pairs of one identity, "
+        f"{len(results.same) - same:,} pairs of two, "
         "no identity shared with training. Drawn faces show that the machinery works; they say "
         "nothing about accuracy on photographs.</p>\n</header>"
     )

@@ -325,6 +325,11 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
 
 
 def _head_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    if "calls_per_step" in values:
+        raise RecipeError(
+            "`head.calls_per_step` follows from `training.accumulation`. Received: "
+            f"{values['calls_per_step']!r}. Leave it out."
+        )
     return {
         key: (tuple(value) or None) if isinstance(value, list) else value
         for key, value in values.items()

@@ -50,6 +50,7 @@ def test_shipped_recipes_are_valid(path: pathlib.Path) -> None:
             "[training]\nstep = 3",
             r"Unknown recipe key `training.step`. Did you mean `training.steps`",
         ),
+        ("[head]\ncalls_per_step = 4", r"`head.calls_per_step` follows from `training.accumulati"),
         ("[trainign]\nsteps = 3", r"Unknown recipe key `trainign`. Did you mean `training`\?"),
         ("[training]\nsteps = '3'", r"Recipe key `training.steps` wants int. Received: '3'"),
         ("[training]\nsteps = 3.0", r"`training.steps` wants int. Received: 3.0"),

@@ -40,6 +40,10 @@ def test_a_run_that_was_cut_off_remembers_what_it_was_like(tmp_path, angles, sto
     watch.go_on(tmp_path / "log.csv", 1200, 400)  # the fourth epoch was told of and not kept
     epoch(watch, 400, 9.5, 89.3)
     assert bool(watch.failure) is stopped
+    stubborn = watched(sk.layers.ASoftmax(10), tmp_path, patience=1200)
+    stubborn.go_on(tmp_path / "log.csv", 1200, 400)  # stopped once, and called again
+    epoch(stubborn, 400, 9.5, 89.3)
+    assert not stubborn.failure
     fresh = watched(sk.layers.ASoftmax(10), tmp_path, patience=1300)
     fresh.go_on(tmp_path / "none.csv", 1200, 400)
     fresh.go_on(tmp_path / "log.csv", 0, 400)

@@ -131,8 +131,8 @@ def align_folder(
         crops = _name_crops([picture.name for picture in pictures])
         finder = detection.load_detector(detector) if isinstance(detector, str) else detector
         settings = {"template": template, "detector": finder.name, "rule": rule}
-        lines = _read_manifest(out / MANIFEST)
-        before = {name: str(line.get("crop", "")) for name, line in lines.items()}
+        history = _read_manifest(out / MANIFEST)
+        lines = {str(line["source"]): line for line in history}
 
         def is_done(picture: _Picture) -> bool:
             wanted = {"bytes": picture.size, "crop": crops[picture.name], **settings}
@@ -160,7 +160,8 @@ def align_folder(
         lines[name] = {"source": name, "skipped": reason}
     names = sorted({*crops, *(failure.source for failure in refused), *skipped})
     _write_manifest(out, lines, set(names))
-    _remove(out, {before.get(name, "") for name in names}, lines)
+    told = {str(line["crop"]) for line in history if line["source"] in names and "crop" in line}
+    _remove(out, told, lines)
     return AlignReport(
         out=out,
         aligned=sum("crop" in lines[picture.name] for picture in waiting),
@@ -246,7 +247,7 @@ def _list_pictures(
     for file in files:
         if file.is_dir():
             if out == file.resolve():
-                raise _among(out, root)
+                raise _among(out)
             closed: list[pathlib.Path] = []
             for inner in files_below(file, out, closed):
                 name = inner.relative_to(root).as_posix()
@@ -254,10 +255,12 @@ def _list_pictures(
                     skipped[name] = reason
                 else:
                     found[name] = inner
-            refused += [
-                Failure(folder.relative_to(root).as_posix(), "a folder that may not be listed")
-                for folder in closed
-            ]
+            for folder in closed:
+                name = folder.relative_to(root).as_posix()
+                if _is_hidden(folder.relative_to(file)):
+                    skipped[name] = "hidden"
+                else:
+                    refused.append(Failure(name, "a folder that may not be listed"))
         elif alone or file.suffix.lower() == ".zip":
             prefix = "" if alone else f"{file.relative_to(root).as_posix()}/"
             members = _list_members(file, prefix, stack)
@@ -325,19 +328,23 @@ def _list_members(
 
 def _not_a_picture(name: pathlib.PurePath) -> str:
     """Tells by the name why a file is none, "" for a picture; macOS adds `__MACOSX` to zips."""
-    if any(part.startswith(".") or part == "__MACOSX" for part in name.parts):
+    if _is_hidden(name):
         return "hidden"
     return "" if _is_picture(name) else _NOT_A_PICTURE
+
+
+def _is_hidden(name: pathlib.PurePath) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
 
 
 def _is_picture(name: pathlib.PurePath) -> bool:
     return name.suffix.lower() in _SUFFIXES
 
 
-def _among(out: pathlib.Path, root: pathlib.Path) -> DataError:
+def _among(out: pathlib.Path) -> DataError:
     return DataError(
         f"The crops would be written among the photographs in {out}. Expected `out` to be a "
-        f"folder of its own, such as {root.with_name(root.name + '-aligned')}."
+        f"folder of its own, such as {out.parent / (out.name + '-aligned')}."
     )
 
 
@@ -346,7 +353,7 @@ def _of_files(
 ) -> list[_Picture]:
     targets = {str(out / crop) for crop in _name_crops(files).values()}
     if out == root.resolve() or not targets.isdisjoint(map(os.path.realpath, files.values())):
-        raise _among(out, root)
+        raise _among(out)
 
     def read(name: str) -> Callable[[], bytes]:
         return lambda: images.read_bytes(files[name], name)
@@ -392,13 +399,13 @@ def _name_crops(names: Iterable[str]) -> dict[str, str]:
     return plain
 
 
-def _read_manifest(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Returns the lines by source; a line that an interruption cut is as if never written."""
-    lines = {}
+def _read_manifest(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the lines; of a source the last counts, and one that was cut is as never written."""
+    lines = []
     for text in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError, TypeError, KeyError):
             line = json.loads(text)
-            lines[str(line["source"])] = line
+            lines.append({**line, "source": str(line["source"])})
     return lines
 
 
@@ -419,7 +426,7 @@ def _remove(
 ) -> None:
     """Removes those crops of an earlier run that no line tells of any more."""
     taken = {line.get("crop") for line in lines.values()}
-    for crop in {*crops} - taken - {""}:
+    for crop in {*crops} - taken:
         path = out / crop
         if path.suffix == ".jpg" and path.resolve().is_relative_to(out.resolve()):
             path.unlink(missing_ok=True)

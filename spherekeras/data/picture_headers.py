@@ -54,7 +54,7 @@ def read_header(data: bytes) -> Header | None:
     Example:
 
     >>> read_header(b"P6 640 480 255 ")
-    Header(format='PNM', width=640, height=480, frames=1, whole=True)
+    Header(format='PNM', width=640, height=480, frames=1, whole=True, white=255)
     """
     if data.startswith(b"\xff\xd8\xff"):
         return _jpeg(data)

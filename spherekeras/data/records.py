@@ -16,7 +16,7 @@ import pathlib
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -240,6 +240,7 @@ def _open(source: str | os.PathLike[str]) -> list[_Picture]:
             for p in files_below(path, closed=closed)
             if p.is_file() or not p.exists()  # a link to nothing is told of, a pipe not waited for
         ]
+        closed = [folder for folder in closed if not _is_hidden(folder.relative_to(path).parts)]
         if closed:
             raise DataError(
                 f"{closed[0]} may not be listed, and whose pictures lie in it is not known. Change "
@@ -250,8 +251,7 @@ def _open(source: str | os.PathLike[str]) -> list[_Picture]:
     named = [
         (pathlib.PurePosixPath(name), size, read)
         for name, size, read in found
-        if name.lower().endswith((*PICTURES, *_OTHERS))
-        and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+        if name.lower().endswith((*PICTURES, *_OTHERS)) and not _is_hidden(name.split("/"))
     ]
     while named and len({name.parts[0] for name, _, _ in named}) == 1:
         if any(len(name.parts) < 3 for name, _, _ in named):
@@ -259,6 +259,10 @@ def _open(source: str | os.PathLike[str]) -> list[_Picture]:
         named = [(name.relative_to(name.parts[0]), size, read) for name, size, read in named]
     pictures = [_Picture(str(name), size, read) for name, size, read in named]
     return sorted(pictures, key=lambda picture: (picture.person, picture.name))
+
+
+def _is_hidden(parts: Iterable[str]) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in parts)
 
 
 def _open_zip(path: pathlib.Path) -> list[tuple[str, int, Callable[[], bytes]]]:

@@ -423,6 +423,16 @@ def test_crops_that_no_longer_hold_are_removed(folder, tmp_path):
         def detect(self, image):
             return []
 
+    with pytest.raises(KeyboardInterrupt):  # after a failure that another run had not
+
+        class Stopped(Blind):
+            def detect(self, image):
+                self.calls += 1
+                if self.calls == 3:
+                    raise KeyboardInterrupt
+                return []
+
+        align_folder(folder, out, detector=Stopped())
     report = align_folder(folder, out, detector=Blind())
     assert report.aligned == report.already_done == 0
     assert set(tree(out)) == {"ann/mine.jpg", "manifest.jsonl"}
@@ -450,14 +460,16 @@ def test_a_folder_that_may_not_be_listed_is_a_failure(folder, tmp_path, monkeypa
     scan = os.scandir
 
     def refused(path):
-        if pathlib.Path(path).name == "bob":
+        if pathlib.Path(path).name in ("bob", ".Trashes"):
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refused)
+    (folder / ".Trashes").mkdir()
     report = align_folder(folder, tmp_path / "out", detector=Drawn())
     assert module.Failure("bob", "a folder that may not be listed") in report.failures
-    assert report.aligned == 3
+    assert (report.aligned, len(report.failures)) == (3, 4)
+    assert {"source": ".Trashes", "skipped": "hidden"} in manifest(tmp_path / "out")
 
 
 def test_a_second_source_joins_the_manifest(tmp_path):

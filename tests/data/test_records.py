@@ -254,11 +254,15 @@ def test_a_folder_that_may_not_be_listed_is_named(
     scan = os.scandir
 
     def refused(path: str) -> object:
-        if pathlib.Path(path).name == "bob":
+        if pathlib.Path(path).name in closed:
             raise PermissionError(13, "Permission denied", path)
         return scan(path)
 
+    whole, closed = pack(crops, tmp_path / "whole"), {".Trashes"}
     monkeypatch.setattr(os, "scandir", refused)
+    (crops / ".Trashes").mkdir()  # where nothing is looked for
+    assert pack(crops, tmp_path / "records").checksum == whole.checksum
+    closed.add("bob")
     with pytest.raises(
         DataError, match="bob may not be listed, and whose pictures lie in it is no"
     ):
