@@ -52,10 +52,8 @@ class Watch(keras.callbacks.Callback):
         angles = [float(row["target_angle"]) for row in rows if row.get("target_angle")]
         learned = any(angle < _CHANCE for angle in angles)
         self._at_chance = -math.inf if learned else every * len(angles)
-        if (
-            self._at_chance >= self.patience
-        ):  # it was stopped for that, and is to go on all the same
-            self._at_chance = 0
+        if self._at_chance >= self.patience:
+            self._at_chance = 0  # it was stopped for that, and is to go on all the same
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.first, self.started = step_of(self.model), time.perf_counter()
