@@ -188,7 +188,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--quantization", default="float32", help="TFLite: float32, float16, dynamic or int8"
     )
-    export.add_argument("--representative", help="int8: a records folder of crops to calibrate on")
+    export.add_argument(
+        "--representative", help="a records folder of crops to measure on, and calibrate int8 on"
+    )
     export.add_argument("--layout", default="NHWC", help="ONNX: NHWC (default) or NCHW")
     export.add_argument("--pixels", default="float32", help="ONNX: float32 (default) or uint8")
     export.add_argument("--crop", help="ONNX: template of the crops the file takes, if another")
@@ -516,34 +518,33 @@ def _export(options: argparse.Namespace) -> None:
     from spherekeras import export
     from spherekeras.errors import ExportError
 
+    crops = None
+    if options.representative and options.out.endswith((".onnx", ".tflite")):
+        import numpy as np
+
+        from spherekeras import presets, teacher
+        from spherekeras.data.records import open_records
+
+        records = open_records(options.representative)
+        config = presets.read_config(presets.find_preset(options.preset))
+        chosen = np.arange(0, len(records), max(1, len(records) // 200))
+        crops = teacher.turned(records, chosen, config)
     if options.out.endswith(".onnx"):
-        if options.quantization != "float32" or options.representative:
-            raise ExportError(
-                "`--quantization` and `--representative` are TFLite's. Leave them out."
-            )
+        if options.quantization != "float32":
+            raise ExportError("`--quantization` is TFLite's. Leave it out.")
         report = export.to_onnx(
             options.preset,
             options.out,
             layout=options.layout,
             pixels=options.pixels,
             template=options.crop,
+            representative=crops,
         )
     elif options.out.endswith(".tflite"):
-        crops = None
         if (options.layout, options.pixels, options.crop) != ("NHWC", "float32", None):
             raise ExportError("`--layout`, `--pixels` and `--crop` are ONNX's. Leave them out.")
         if options.quantization == "int8" and not options.representative:
             raise ExportError("int8 needs `--representative RECORDS`, crops to calibrate on.")
-        if options.representative:
-            import numpy as np
-
-            from spherekeras import presets, teacher
-            from spherekeras.data.records import open_records
-
-            records = open_records(options.representative)
-            config = presets.read_config(presets.find_preset(options.preset))
-            chosen = np.arange(0, len(records), max(1, len(records) // 200))
-            crops = teacher.turned(records, chosen, config)
         report = export.to_tflite(
             options.preset, options.out, options.quantization, representative=crops
         )

@@ -13,7 +13,7 @@ from spherekeras import card, presets, publishing, teacher
 from spherekeras.data import pipeline
 from spherekeras.data.records import Records
 from spherekeras.embedder import FaceEmbedder
-from spherekeras.errors import DataError, ExportError, PresetError
+from spherekeras.errors import ExportError, PresetError
 from spherekeras.evaluation import VerificationResult, held_out, lfw
 from spherekeras.evaluation.crops import MIRRORS
 from spherekeras.export import parity, to_onnx, to_tflite
@@ -81,11 +81,6 @@ def measure_files(
     strangers = teacher.turned(people, positions, faces.config)
     known, _ = pipeline.split(people, validation=publishing.validation_share(faces, people))
     others = "training" if presets.trained_on(faces.metadata) else "the records' other people"
-    if not len(known):
-        raise DataError(
-            f"Of the {len(people.identities)} people of {people.folder} all are held out, and int8 "
-            "is calibrated on the others. Give crops of more people."
-        )
     calibrating = teacher.turned(people, known[_spread(len(known), _CALIBRATING)], faces.config)
     chosen = strangers[_spread(len(strangers), _CROPS)]
     crops: dict[str, np.ndarray] = {}

@@ -35,8 +35,7 @@ os.umask(_UMASK)
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Yields a temporary path beside `path`; on success it becomes `path`, on error it vanishes,
-    and so does a folder that was made for it.
+    """Yields a temporary path beside `path`; on success it becomes `path`, on error it vanishes.
 
     A reader sees the old file or the new one, never a part. The temporary name keeps the
     suffix of `path`, since several writers look at it (`.weights.h5`, `.keras`, `.npz`).
@@ -59,13 +58,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """
     end = "-" + pathlib.Path(path).name[-_END:]  # no longer than `path` may be
     path = _target(path)
-    made = [folder for folder in path.parents if not folder.exists()]
-    temporary: pathlib.Path | None = None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=end)
+    os.close(handle)
+    temporary = pathlib.Path(name)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=end)
-        os.close(handle)
-        temporary = pathlib.Path(name)
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
@@ -74,13 +71,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
             mode = stat.S_IMODE(path.stat().st_mode)
         temporary.chmod(mode)
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            if temporary:
-                temporary.unlink(missing_ok=True)
-            for folder in made:  # the innermost first, until one is not empty
-                folder.rmdir()
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check_target(path: str | os.PathLike[str]) -> None:

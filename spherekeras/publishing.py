@@ -154,7 +154,13 @@ def held_out_people(faces: FaceEmbedder, people: Records) -> tuple[np.ndarray, l
             f"{people.folder} is not what these weights were trained on, so who was held out is "
             "not known. Give the records of their training."
         )
-    _, positions = pipeline.split(people, validation=validation_share(faces, people))
+    try:
+        _, positions = pipeline.split(people, validation=validation_share(faces, people))
+    except DataError:  # which speaks of a recipe
+        raise DataError(
+            f"Of the {len(people.identities)} people of {people.folder} fewer than two are left "
+            "besides those held out. Give crops of more people."
+        ) from None
     positions = whole_people(people.labels, positions, MOST_CROPS)
     if not len(positions):
         raise DataError(

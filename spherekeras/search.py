@@ -1,5 +1,6 @@
 """Identification (1:N): the gallery embeddings that are most like a probe's, up to millions."""
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -108,7 +109,7 @@ class Gallery:
         Raises:
             DataError: as `search`.
         """
-        deep, enough = k, min(k, len(set(self.names.tolist())))
+        deep = k
         while True:
             ranked = []
             for similarities, positions in zip(*self.search(probes, deep), strict=True):
@@ -118,9 +119,15 @@ class Gallery:
                 ):
                     best.setdefault(name, cosine)
                 ranked.append(list(best.items())[:k])
-            if deep >= len(self) or all(len(best) == enough for best in ranked):
+            fewest = min((len(best) for best in ranked), default=k)
+            if deep >= len(self) or fewest == k or fewest == self._people:
                 return ranked
             deep *= 4
+
+    @functools.cached_property
+    def _people(self) -> int:
+        """How many different names there are: a look at all of them."""
+        return len(np.unique(self.names))
 
     def recall(self, probes: ArrayLike, k: int = 1) -> float:
         """Returns the share of each probe's k best embeddings that `search` finds; 1 if exact."""

@@ -313,9 +313,6 @@ def test_a_preset_is_published_where_no_other_files_are_replaced(
     table = (folder.parent / "README.md").read_text()
     assert "| [fourth](fourth/README.md) | SphereFaceNet(4) | " in table
     assert "| [lame](lame/README.md) | - | - | - | - | damaged | - |" in table
-    monkeypatch.setattr(publishing, "validation_share", lambda faces, people: 1.0)
-    monkeypatch.setattr(pipeline, "split", lambda people, validation: (np.empty(0, int),) * 2)
-    monkeypatch.setattr(publishing, "held_out_people", lambda *_: (np.arange(4), [], "", ""))
     with monkeypatch.context() as patch:
         patch.setenv("SPHEREKERAS_CACHE", str(tmp_path / "cache"))
         cached = shutil.copytree(folder, tmp_path / "cache" / "presets" / "mine")
@@ -328,7 +325,8 @@ def test_a_preset_is_published_where_no_other_files_are_replaced(
         patch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(ExportError, match="This export needs tensorflow, ai_edge_quantizer, o"):
             exported.measure_files(folder, lfw, people, Middle())
-    with pytest.raises(DataError, match="Of the 60 people of .* all are held out, and int8 is cal"):
+    monkeypatch.setattr(publishing, "validation_share", lambda faces, people: 1.0)
+    with pytest.raises(DataError, match="Of the 60 people of .* fewer than two are left besides"):
         exported.measure_files(folder, lfw, people, Middle())
 
 

@@ -246,7 +246,7 @@ def _list_pictures(
     found: dict[str, pathlib.Path] = {}
     for file in files:
         if file.is_dir():
-            if out == file.resolve():
+            if out == file.resolve() and _holds_others(out):
                 raise _among(out)
             closed: list[pathlib.Path] = []
             for inner in files_below(file, out, closed):
@@ -339,6 +339,13 @@ def _is_hidden(name: pathlib.PurePath) -> bool:
 
 def _is_picture(name: pathlib.PurePath) -> bool:
     return name.suffix.lower() in _SUFFIXES
+
+
+def _holds_others(out: pathlib.Path) -> bool:
+    """Whether there are pictures in `out` of which its manifest does not tell."""
+    told = {line.get("crop") for line in _read_manifest(out / MANIFEST)}
+    names = (path.relative_to(out) for path in files_below(out))
+    return any(not _not_a_picture(name) and name.as_posix() not in told for name in names)
 
 
 def _among(out: pathlib.Path) -> DataError:

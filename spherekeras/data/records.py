@@ -171,8 +171,14 @@ def pack(
     import tensorflow as tf
 
     out = pathlib.Path(out)
-    pictures = _open(source)
+    others: list[str] = []
+    pictures = _open(source, others)
     kept, skipped, size = _survey(pictures, progress)
+    skipped += [
+        {"picture": name, "reason": f"{name} is neither JPEG nor PNG by its name. Convert it."}
+        for name in others
+    ]
+    skipped.sort(key=lambda left: left["picture"])
     if len({picture.person for picture in kept}) < 2:
         reason = f" The first of {len(skipped)} left out: {skipped[0]['reason']}" if skipped else ""
         people = len({picture.person for picture in kept})
@@ -231,8 +237,8 @@ class _Picture:
         return str(pathlib.PurePosixPath(self.name).parent)
 
 
-def _open(source: str | os.PathLike[str]) -> list[_Picture]:
-    """The pictures of a folder or zip, sorted by name."""
+def _open(source: str | os.PathLike[str], others: list[str] | None = None) -> list[_Picture]:
+    """The pictures of a folder or zip, sorted by name; `others` takes names of other formats."""
     path, closed = pathlib.Path(source), list[pathlib.Path]()
     if path.is_dir():
         found = [
@@ -251,8 +257,14 @@ def _open(source: str | os.PathLike[str]) -> list[_Picture]:
     named = [
         (pathlib.PurePosixPath(name), size, read)
         for name, size, read in found
-        if name.lower().endswith((*PICTURES, *_OTHERS)) and not _is_hidden(name.split("/"))
+        if name.lower().endswith(PICTURES) and not _is_hidden(name.split("/"))
     ]
+    if others is not None:
+        others += [
+            name.encode("utf-8", "backslashreplace").decode()
+            for name, _, _ in found
+            if name.lower().endswith(_OTHERS) and not _is_hidden(name.split("/"))
+        ]
     while named and len({name.parts[0] for name, _, _ in named}) == 1:
         if any(len(name.parts) < 3 for name, _, _ in named):
             break
@@ -310,8 +322,6 @@ def _survey(
         try:
             if name != picture.name:
                 raise ImageError(f"{name} is not named in UTF-8. Rename it.")
-            if not name.lower().endswith(PICTURES):
-                raise ImageError(f"{name} is neither JPEG nor PNG by its name. Convert it.")
             if picture.person == ".":
                 raise ImageError(f"{picture.name} lies in no person's folder.")
             height, width = read_image(picture.read(), picture.name).shape[:2]

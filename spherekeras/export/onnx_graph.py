@@ -301,7 +301,7 @@ def _zero_padding(place: _Place, value: Value) -> Value:
     value = _padded(place.graph, value)
     (top, bottom), (left, right) = place.layer.padding
     shape = (value.shape[0] + top + bottom, value.shape[1] + left + right, value.shape[2])
-    return Value(value.name, shape, (top, left, bottom, right))
+    return dataclasses.replace(value, shape=shape, pads=(top, left, bottom, right))
 
 
 def _pad(place: _Place, value: Value) -> Value:
@@ -377,11 +377,30 @@ def _activated(place: _Place, value: Value) -> Value:
     import keras
 
     activation = place.layer.activation
-    if activation is keras.activations.linear:
+    if _computes(activation, keras.activations.linear):
         return value
-    if activation is not keras.activations.relu:
+    if not _computes(activation, keras.activations.relu):
         raise place.refuse(f"the activation {getattr(activation, '__name__', activation)!r}")
     return Value(place.graph.emit("Relu", value.name), value.shape)
+
+
+def _computes(activation: Any, stock: Any) -> bool:
+    """Whether it is a function of Keras, or another library's that bears its name and is the same.
+
+    One of the user's own may limit what only rarely comes; it is told from those by its values.
+    """
+    import keras
+
+    if activation is stock:
+        return True
+    if getattr(activation, "__name__", "") != stock.__name__:
+        return False
+    some = np.array([-1e30, -1e3, -7, -0.5, 0, 0.5, 7, 1e3, 1e30], np.float32)
+    got, wanted = (
+        keras.ops.convert_to_numpy(f(keras.ops.convert_to_tensor(some)))
+        for f in (activation, stock)
+    )
+    return bool(np.array_equal(got, wanted))
 
 
 def _activation(place: _Place, value: Value) -> Value:

@@ -264,8 +264,9 @@ def writing(path: str | os.PathLike[str], suffix: str) -> Iterator[pathlib.Path]
             f"The file name must end in {suffix}. Received: {os.fspath(path)!r}. "
             f"Pass {target.stem + suffix!r}."
         )
+    made = [folder for folder in target.absolute().parents if not folder.exists()]
     try:
-        with atomic_path(target) as temporary:
+        with _unmade(made), atomic_path(target) as temporary:
             yield temporary
     except OSError as error:
         named = error.filename if isinstance(error.filename, str | os.PathLike) else None
@@ -278,6 +279,18 @@ def writing(path: str | os.PathLike[str], suffix: str) -> Iterator[pathlib.Path]
             f"{os.fspath(path)!r} cannot be written: {error.strerror or error}. "
             "Pass a path in a folder that you may write to."
         ) from error
+
+
+@contextlib.contextmanager
+def _unmade(folders: list[pathlib.Path]) -> Iterator[None]:
+    """Removes folders that were made, the innermost first, where what they were made for fails."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not there, or not empty
+            for folder in folders:
+                folder.rmdir()
+        raise
 
 
 def _within(path: str | os.PathLike[str], target: pathlib.Path) -> bool:

@@ -492,6 +492,14 @@ def test_crops_inside_the_source_are_not_taken_for_photographs(folder):
     assert len(report.failures) == 3
 
 
+def test_crops_among_the_sources_are_passed_over(folder):
+    out = folder / "aligned"
+    for done in (0, 4):  # the second time the shell's * names the crops' own folder, too
+        report = align_folder(sorted(folder.glob("[!._]*")), out, detector=Drawn())
+        assert report.already_done == done
+        assert len(tree(out)) == 5
+
+
 def test_photographs_are_never_overwritten(folder, tmp_path):
     before = tree(folder)
     for source, out in [

@@ -276,6 +276,11 @@ def test_pictures_of_other_formats_are_listed(crops: pathlib.Path, tmp_path: pat
     (crops / "ann" / "notes.txt").write_text("no picture")
     told = pack(crops, tmp_path / "told")
     assert (len(told), told.identities) == (len(whole), whole.identities)
+    assert told.source == whole.source
+    nested = tmp_path / "nested"
+    shutil.copytree(crops, nested / "crops")
+    (nested / "crops" / "overview.gif").write_bytes(b"GIF8")  # does not change who is who
+    assert pack(nested, tmp_path / "nested records").identities == whole.identities
     reason = "web/1.webp is neither JPEG nor PNG by its name. Convert it."
     assert told.skipped == [{"picture": "web/1.webp", "reason": reason}]
 

@@ -192,6 +192,13 @@ def test_what_only_looks_like_a_known_layer_is_named(layer, words, tmp_path):
         to_onnx(model, tmp_path / "a.onnx")
 
 
+def test_the_relu_of_another_library_is_relu(tmp_path):
+    import tensorflow as tf
+
+    stack = [layers.Conv2D(4, 3, activation=tf.nn.relu), layers.Activation(keras.ops.relu)]
+    assert check(keras.Sequential([keras.Input(SHAPE), *stack]), tmp_path)["Relu"] == 2
+
+
 def test_what_a_call_was_given_beside_tensors_is_named(tmp_path):
     image = keras.Input(SHAPE)
     bias = np.arange(4.0, dtype="float32")
@@ -237,8 +244,11 @@ def test_a_shared_convolution_is_folded_for_each_call_alone(nested, tmp_path):
     image = keras.Input(SHAPE)
     first, second = shared(image), shared(layers.ReLU()(image))
     both = [layers.BatchNormalization()(x) for x in (first, second)]
-    apart = layers.BatchNormalization()(shared(layers.ZeroPadding2D(0)(image)))
+    apart = layers.BatchNormalization()(layers.ZeroPadding2D(0)(shared(image)))
     check(keras.Model(image, layers.Add()([*both, apart])), tmp_path)
+    x = layers.Conv2D(4, 3)(image)
+    norm = layers.BatchNormalization()(layers.ZeroPadding2D(0)(x))
+    check(keras.Model(image, layers.Add()([x, norm])), tmp_path)
 
 
 def test_a_layer_that_is_called_as_a_part_of_the_file(tmp_path):
