@@ -11,7 +11,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from spherekeras.errors import DataError
 
@@ -147,6 +147,20 @@ def files_below(
 
     left_out = None if but is None else str(but)
     return walk(os.fspath(folder), frozenset())
+
+
+def is_hidden(parts: Iterable[str]) -> bool:
+    """Returns whether a path lies among what systems keep: dotted names, macOS' own in zips.
+
+    Args:
+        parts: of the path, below where it was looked for.
+
+    Example:
+
+    >>> is_hidden(["ann", ".trash", "1.jpg"]), is_hidden(["ann", "1.jpg"])
+    (True, False)
+    """
+    return any(part.startswith((".", "__MACOSX")) for part in parts)
 
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

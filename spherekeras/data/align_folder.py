@@ -16,12 +16,11 @@ from typing import Any
 
 from spherekeras.data import alignment, detection, images, picture_headers
 from spherekeras.errors import DataError, ImageError, SphereKerasError
-from spherekeras.files import DAMAGED_ZIP, atomic_path, files_below, read_member
+from spherekeras.files import DAMAGED_ZIP, atomic_path, files_below, is_hidden, read_member
 
 MANIFEST = "manifest.jsonl"
 JPEG_QUALITY = 95
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 _MAX_BYTES = 500_000_000
 _NO_FACE = "no face found"
 _NOT_A_PICTURE = "not named as a picture"
@@ -257,7 +256,7 @@ def _list_pictures(
                     found[name] = inner
             for folder in closed:
                 name = folder.relative_to(root).as_posix()
-                if _is_hidden(folder.relative_to(file)):
+                if is_hidden(folder.relative_to(file).parts):
                     skipped[name] = "hidden"
                 else:
                     refused.append(Failure(name, "a folder that may not be listed"))
@@ -274,7 +273,7 @@ def _list_pictures(
     if not pictures and not refused:
         raise DataError(
             f"There are no pictures in {where}. Expected files that end in "
-            f"{', '.join(sorted(_SUFFIXES))}."
+            f"{', '.join(sorted(images.SUFFIXES))}."
         )
     for name in found:
         skipped.pop(name, None)  # named itself in the list
@@ -328,17 +327,13 @@ def _list_members(
 
 def _not_a_picture(name: pathlib.PurePath) -> str:
     """Tells by the name why a file is none, "" for a picture; macOS adds `__MACOSX` to zips."""
-    if _is_hidden(name):
+    if is_hidden(name.parts):
         return "hidden"
     return "" if _is_picture(name) else _NOT_A_PICTURE
 
 
-def _is_hidden(name: pathlib.PurePath) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
-
-
 def _is_picture(name: pathlib.PurePath) -> bool:
-    return name.suffix.lower() in _SUFFIXES
+    return name.suffix.lower() in images.SUFFIXES
 
 
 def _holds_others(out: pathlib.Path) -> bool:

@@ -11,6 +11,8 @@ from spherekeras.data.picture_headers import exif_orientation, read_header
 from spherekeras.errors import ImageError
 
 MAX_PIXELS = 100_000_000
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+"""How pictures that `read_image` reads are named, in any case of the letters."""
 
 
 def read_image(source: str | os.PathLike[str] | bytes, name: str | None = None) -> np.ndarray:

@@ -16,17 +16,16 @@ import pathlib
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from spherekeras.data.images import read_image
+from spherekeras.data.images import SUFFIXES, read_image
 from spherekeras.errors import DataError, ImageError
-from spherekeras.files import atomic_path, files_below, read_member, sha256
+from spherekeras.files import atomic_path, files_below, is_hidden, read_member, sha256
 
 PICTURES = (".jpg", ".jpeg", ".png")
-_OTHERS = (".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")  # told of, not passed over
 _SHARD = 8192
 _SHARD_NAME = re.compile(r"shard-\d{5,}\.tfrecord")
 _LARGEST = 2**28
@@ -246,7 +245,7 @@ def _open(source: str | os.PathLike[str], others: list[str] | None = None) -> li
             for p in files_below(path, closed=closed)
             if p.is_file() or not p.exists()  # a link to nothing is told of, a pipe not waited for
         ]
-        closed = [folder for folder in closed if not _is_hidden(folder.relative_to(path).parts)]
+        closed = [folder for folder in closed if not is_hidden(folder.relative_to(path).parts)]
         if closed:
             raise DataError(
                 f"{closed[0]} may not be listed, and whose pictures lie in it is not known. Change "
@@ -257,13 +256,15 @@ def _open(source: str | os.PathLike[str], others: list[str] | None = None) -> li
     named = [
         (pathlib.PurePosixPath(name), size, read)
         for name, size, read in found
-        if name.lower().endswith(PICTURES) and not _is_hidden(name.split("/"))
+        if name.lower().endswith(PICTURES) and not is_hidden(name.split("/"))
     ]
     if others is not None:
         others += [
             name.encode("utf-8", "backslashreplace").decode()
             for name, _, _ in found
-            if name.lower().endswith(_OTHERS) and not _is_hidden(name.split("/"))
+            if name.lower().endswith(SUFFIXES)
+            and not name.lower().endswith(PICTURES)
+            and not is_hidden(name.split("/"))
         ]
     while named and len({name.parts[0] for name, _, _ in named}) == 1:
         if any(len(name.parts) < 3 for name, _, _ in named):
@@ -271,10 +272,6 @@ def _open(source: str | os.PathLike[str], others: list[str] | None = None) -> li
         named = [(name.relative_to(name.parts[0]), size, read) for name, size, read in named]
     pictures = [_Picture(str(name), size, read) for name, size, read in named]
     return sorted(pictures, key=lambda picture: (picture.person, picture.name))
-
-
-def _is_hidden(parts: Iterable[str]) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in parts)
 
 
 def _open_zip(path: pathlib.Path) -> list[tuple[str, int, Callable[[], bytes]]]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spherekeras.errors import ExportError
-from spherekeras.export.steps import steps_of
+from spherekeras.export.steps import computes_as, steps_of
 
 if TYPE_CHECKING:
     import keras
@@ -151,12 +151,7 @@ def _writer(layer: Any) -> Callable[..., Value] | None:
     for kind in type(layer).__mro__:
         library = kind.__module__.split(".")[0]
         if kind.__name__ in LAYERS and library in ("keras", "spherekeras"):
-            own = type(layer).__module__.startswith("spherekeras.")
-            return (
-                LAYERS[kind.__name__]
-                if own or type(layer).call is getattr(kind, "call", None)
-                else None
-            )
+            return LAYERS[kind.__name__] if computes_as(layer, kind) else None
     return None
 
 

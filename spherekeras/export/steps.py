@@ -48,9 +48,13 @@ def is_stock(layer: Any, kind: str) -> bool:
     """Whether it computes what that layer of Keras does; a subclass may do anything."""
     import keras
 
-    stock = getattr(keras.layers, kind)
+    return computes_as(layer, getattr(keras.layers, kind))
+
+
+def computes_as(layer: Any, kind: Any) -> bool:
+    """Whether it is of a class of Keras and its `call` is that class's, or this project's."""
     ours = type(layer).__module__.startswith("spherekeras.")
-    return isinstance(layer, stock) and (type(layer).call is stock.call or ours)
+    return isinstance(layer, kind) and (type(layer).call is getattr(kind, "call", None) or ours)
 
 
 def _extras(node: Any) -> list[Any]:
