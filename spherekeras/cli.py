@@ -484,7 +484,7 @@ def _identify(options: argparse.Namespace) -> int:
     from spherekeras.evaluation.crops import list_pictures
     from spherekeras.search import Gallery
 
-    people = list_pictures(options.gallery, "*/*", "`<person>/<picture>.jpg`")
+    people = list_pictures(options.gallery, 2, "`<person>/<picture>.jpg`")
     faces = _load(options)
     chosen = faces.threshold(options.far, options.threshold)  # told before the work
     given, far = chosen["threshold"], chosen["far"]

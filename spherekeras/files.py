@@ -126,7 +126,10 @@ def files_below(
     Args:
         folder: where to look. The paths begin with it, whatever it or a part of it links to.
         but: a folder to pass over, resolved.
-        closed: takes the folders that may not be listed, which are passed over.
+        closed: takes the folders that may not be listed or entered, which are passed over.
+
+    Raises:
+        DataError: such a folder, where `closed` is None and the folder is not hidden.
     """
 
     def walk(here: str, above: frozenset[str]) -> Iterator[pathlib.Path]:
@@ -134,10 +137,16 @@ def files_below(
         if real in above or real == left_out:
             return
         try:
+            os.stat(os.path.join(here, "."))  # a folder may be listed and not entered
             entries = sorted(os.scandir(here), key=lambda entry: entry.name)
         except PermissionError:
             if closed is not None:
                 closed.append(pathlib.Path(here))
+            elif not is_hidden(pathlib.Path(here).relative_to(folder).parts):
+                raise DataError(
+                    f"{here} may not be listed, and what lies in it is not known. Change its "
+                    "rights, or leave it out."
+                ) from None
             return
         for entry in entries:
             if os.path.isdir(entry.path):  # False, not an error, for a link to itself

@@ -3,8 +3,10 @@
 import os
 import pathlib
 import re
+import shutil
 import stat
 import struct
+import tempfile
 import tracemalloc
 import zipfile
 
@@ -90,6 +92,33 @@ def test_links_are_followed_and_rings_end(tmp_path: pathlib.Path) -> None:
     but = (root / "Bob" / "deep").resolve()
     left = [path.relative_to(root).as_posix() for path in files_below(root, but)]
     assert left == ["Ann/2", "Ann/gone", "Ann/self"]
+
+
+def test_folders_that_may_not_be_listed_or_entered_are_told() -> None:
+    root = pathlib.Path(tempfile.mkdtemp())  # not below pytest's, which is its user's alone
+    user = os.geteuid()
+    try:
+        for name in ("ann/1", "bob/deep/1", ".kept/1"):
+            (root / name).parent.mkdir(parents=True)
+            (root / name).touch()
+        for folder in (root, root / "ann", root / "bob" / "deep"):
+            folder.chmod(0o755)
+        for rights in (4, 1, 0):  # to list, to enter, none
+            for folder, given in (("bob", rights), (".kept", 0)):
+                (root / folder).chmod(0o700 | given if user == 0 else given << 6)
+            if user == 0:  # to whom no folder is closed
+                os.seteuid(65534)
+            closed: list[pathlib.Path] = []
+            assert list(files_below(root, closed=closed)) == [root / "ann" / "1"]
+            assert sorted(closed) == [root / ".kept", root / "bob"]
+            with pytest.raises(DataError, match="bob may not be listed, and what lies in it is"):
+                list(files_below(root))
+            os.seteuid(user)
+    finally:
+        os.seteuid(user)
+        for folder in (root / "bob", root / ".kept"):
+            folder.chmod(0o755)
+        shutil.rmtree(root)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

@@ -9,9 +9,10 @@ import json
 import os
 import pathlib
 import sys
+import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 from spherekeras.data import alignment, detection, images, picture_headers
@@ -101,10 +102,11 @@ def align_folder(
     rule; frames, where there are several (the first is taken); then crop, landmarks (pixels of
     the picture), score and the number of faces among which the rule chose, or failure. Files
     that are hidden or not named as pictures have a line that says so. Run again, it skips what
-    the manifest says is done with the same settings, tries the failures anew, removes the crops of
-    pictures that have none now, and ends with the same bytes as one uninterrupted run. A picture is
-    known by its name below the source and its bytes' number: give folders whose pictures share
-    names together, or each an `out` of its own.
+    the manifest says is done with the same settings, tries the failures anew, and ends with the
+    same bytes as one uninterrupted run. The crop of a picture in which no face is found any more is
+    removed; that of one which cannot be read any more stays, with its line. A picture is known by
+    its name below the source and its bytes' number: give folders whose pictures share names
+    together, or each an `out` of its own.
 
     Args:
         source: a folder (searched with its subfolders), a .zip, a picture, a .txt with a path a
@@ -119,8 +121,8 @@ def align_folder(
         Counts and failures; `print(report)` says them in one sentence.
 
     Raises:
-        DataError: no pictures, a damaged zip or list, an unknown template, detector or rule, or
-            a crop that would overwrite a photograph.
+        DataError: no pictures, a damaged zip or list, a folder that may not be listed, an unknown
+            template, detector or rule, or a crop that would overwrite a photograph.
     """
     alignment.find_template(template)
     detection.check_rule(rule)
@@ -132,6 +134,8 @@ def align_folder(
         settings = {"template": template, "detector": finder.name, "rule": rule}
         history = _read_manifest(out / MANIFEST)
         lines = {str(line["source"]): line for line in history}
+        _keep_photographs(out, {*crops.values()}, history)
+        writing = threading.Lock()
 
         def is_done(picture: _Picture) -> bool:
             wanted = {"bytes": picture.size, "crop": crops[picture.name], **settings}
@@ -139,28 +143,32 @@ def align_folder(
             return wanted.items() <= line.items() and (out / line["crop"]).is_file()
 
         def work(picture: _Picture) -> dict[str, Any]:
-            return _align_one(picture, crops[picture.name], out, finder, settings)
+            line = _align_one(picture, crops[picture.name], out, finder, settings)
+            with writing:  # at once, whatever stops the run: no crop without a line
+                manifest.write(json.dumps(line) + "\n")
+                manifest.flush()
+            return line
 
         waiting = [picture for picture in pictures if not is_done(picture)]
         out.mkdir(parents=True, exist_ok=True)
         with (
             (out / MANIFEST).open("a", encoding="utf-8") as manifest,
             _progress(len(waiting)) as tick,
+            contextlib.closing(_in_order(work, waiting, finder.thread_safe)) as results,
         ):
             manifest.write("\n")  # ends a line that an interruption cut
-            for line in _in_order(work, waiting, finder.thread_safe):
+            for line in results:
                 lines[line["source"]] = line
-                manifest.write(json.dumps(line) + "\n")
-                manifest.flush()
                 tick()
     for failure in refused:
         lines[failure.source] = {"source": failure.source, **settings, "failure": failure.reason}
     for name, reason in skipped.items():
         lines[name] = {"source": name, "skipped": reason}
     names = sorted({*crops, *(failure.source for failure in refused), *skipped})
-    _write_manifest(out, lines, set(names))
-    told = {str(line["crop"]) for line in history if line["source"] in names and "crop" in line}
-    _remove(out, told, lines)
+    kept = {**lines, **_unread(out, lines, history)}
+    told = {str(line["crop"]) for line in history if line["source"] in kept and "crop" in line}
+    _remove(out, told, kept)
+    _write_manifest(out, kept, set(names))
     return AlignReport(
         out=out,
         aligned=sum("crop" in lines[picture.name] for picture in waiting),
@@ -244,7 +252,7 @@ def _list_pictures(
     skipped: dict[str, str] = {}
     found: dict[str, pathlib.Path] = {}
     for file in files:
-        if file.is_dir():
+        if os.path.isdir(file):  # False, not an error, for what may not be looked at
             if out == file.resolve() and _holds_others(out):
                 raise _among(out)
             closed: list[pathlib.Path] = []
@@ -256,10 +264,14 @@ def _list_pictures(
                     found[name] = inner
             for folder in closed:
                 name = folder.relative_to(root).as_posix()
+                if folder == root:
+                    raise DataError(f"{root} may not be listed. Change its rights.")
                 if is_hidden(folder.relative_to(file).parts):
                     skipped[name] = "hidden"
                 else:
-                    refused.append(Failure(name, "a folder that may not be listed"))
+                    refused.append(
+                        Failure(name, "a folder that may not be listed: change its rights")
+                    )
         elif alone or file.suffix.lower() == ".zip":
             prefix = "" if alone else f"{file.relative_to(root).as_posix()}/"
             members = _list_members(file, prefix, stack)
@@ -361,7 +373,7 @@ def _of_files(
         return lambda: images.read_bytes(files[name], name)
 
     return [
-        _Picture(name, file.stat().st_size if file.is_file() else 0, read(name))
+        _Picture(name, os.path.getsize(file) if os.path.isfile(file) else 0, read(name))
         for name, file in files.items()
     ]
 
@@ -423,6 +435,34 @@ def _write_manifest(
                 file.write(json.dumps(line) + "\n")
 
 
+def _keep_photographs(
+    out: pathlib.Path, crops: Iterable[str], history: Iterable[Mapping[str, Any]]
+) -> None:
+    """Refuses to write over a picture of which the manifest does not tell and that is no crop."""
+    told = {line.get("crop") for line in history}
+    sizes = {(template.width, template.height) for template in alignment.TEMPLATES.values()}
+    for crop in crops:
+        if crop not in told and (out / crop).is_file():
+            header = picture_headers.read_header((out / crop).read_bytes())
+            if header is None or (header.width, header.height) not in sizes:
+                raise _among(out)
+
+
+def _unread(
+    out: pathlib.Path,
+    lines: Mapping[str, Mapping[str, Any]],
+    history: Iterable[Mapping[str, Any]],
+) -> dict[str, Mapping[str, Any]]:
+    """Returns the earlier lines of pictures that have a crop and could not be read this time."""
+    taken = {line.get("crop") for line in lines.values()}
+    earlier = {}
+    for line in history:
+        crop, now = line.get("crop"), lines[line["source"]].get("failure")
+        if crop and now not in (None, _NO_FACE) and crop not in taken and (out / crop).is_file():
+            earlier[str(line["source"])] = line
+    return earlier
+
+
 def _remove(
     out: pathlib.Path, crops: Iterable[str], lines: Mapping[str, Mapping[str, Any]]
 ) -> None:
@@ -436,7 +476,7 @@ def _remove(
 
 def _in_order(
     work: Callable[[_Picture], dict[str, Any]], pictures: list[_Picture], threads: bool
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Yields results in the order of the pictures, a few ahead where threads may be used."""
     count = os.cpu_count() or 1
     if not threads or count == 1:

@@ -238,19 +238,17 @@ class _Picture:
 
 def _open(source: str | os.PathLike[str], others: list[str] | None = None) -> list[_Picture]:
     """The pictures of a folder or zip, sorted by name; `others` takes names of other formats."""
-    path, closed = pathlib.Path(source), list[pathlib.Path]()
+    path = pathlib.Path(source)
     if path.is_dir():
         found = [
-            (p.relative_to(path).as_posix(), p.stat().st_size if p.exists() else 0, p.read_bytes)
-            for p in files_below(path, closed=closed)
-            if p.is_file() or not p.exists()  # a link to nothing is told of, a pipe not waited for
-        ]
-        closed = [folder for folder in closed if not is_hidden(folder.relative_to(path).parts)]
-        if closed:
-            raise DataError(
-                f"{closed[0]} may not be listed, and whose pictures lie in it is not known. Change "
-                "its rights, or leave it out of the source."
+            (
+                p.relative_to(path).as_posix(),
+                os.path.getsize(p) if os.path.exists(p) else 0,
+                p.read_bytes,
             )
+            for p in files_below(path)
+            if os.path.isfile(p) or not os.path.exists(p)  # a link to nothing is told of, no pipe
+        ]
     else:
         found = _open_zip(path)
     named = [

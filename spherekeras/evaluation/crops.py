@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spherekeras.data import alignment, images
-from spherekeras.data.records import PICTURES
 from spherekeras.errors import DataError, NoFaceError
+from spherekeras.files import files_below, is_hidden
 
 MIRRORS = {
     "none": "no mirror image",
@@ -157,22 +157,25 @@ def embed(
     return rows
 
 
-def list_pictures(folder: str | os.PathLike[str], pattern: str, wanted: str) -> list[pathlib.Path]:
-    """Returns the pictures of a folder whose path below it fits a pattern, sorted.
+def list_pictures(
+    folder: str | os.PathLike[str], depth: int | None, wanted: str
+) -> list[pathlib.Path]:
+    """Returns the pictures of a folder, through links too, sorted; none that is hidden.
 
     Args:
         folder: where to look.
-        pattern: of `pathlib`, such as "*/*" for `<person>/<picture>.jpg`.
+        depth: 2 for `<person>/<picture>.jpg`, 3 for `<person>/<video>/<frame>.jpg`, None for any.
         wanted: what the folder should hold, for the error.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or a folder may not be listed.
     """
-    found = sorted(
-        path
-        for path in pathlib.Path(folder).glob(pattern)
-        if path.suffix.lower() in PICTURES and not path.name.startswith(".")
-    )
+    found = []
+    for path in files_below(folder) if os.path.isdir(folder) else ():
+        parts = path.relative_to(folder).parts
+        shown = path.suffix.lower() in images.SUFFIXES and not is_hidden(parts)
+        if shown and depth in (None, len(parts)):
+            found.append(path)
     if not found:
         raise DataError(f"{folder} holds no pictures. Expected {wanted} in it.")
-    return found
+    return sorted(found)

@@ -189,7 +189,9 @@ def _named_kinds(
         for source in known:
             ours = sources == source
             kinds[f"both of {source}"] = ours[first] & ours[second]
+    stated = families != np.array([name.split("/")[-1] for name in names])
     relatives = (families[first] == families[second]) & (names[first] != names[second])
+    relatives &= stated[first] & stated[second]  # not two sources' folders of one name
     if relatives.any():
         kinds["two people of one family"] = relatives
     return kinds

@@ -197,9 +197,9 @@ def megaface_folders(
         print(megaface_folders(FaceEmbedder.from_preset("..."), "facescrub", "megaface"))
     """
     check_mirror(mirror)
-    paths = list_pictures(probes, "*/*", "`<person>/<picture>.jpg`")
+    paths = list_pictures(probes, 2, "`<person>/<picture>.jpg`")
     who = [path.parent.name for path in paths]
-    others = list_pictures(distractors, "**/*", "distractors, `<picture>.jpg` at any depth,")
+    others = list_pictures(distractors, None, "distractors, `<picture>.jpg` at any depth,")
     order = np.random.default_rng(0).permutation(len(others))
     crops = Crops(faces)
     pictures = [*paths, *(others[place] for place in order)]

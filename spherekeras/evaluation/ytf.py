@@ -119,7 +119,7 @@ def ytf(
     check_mirror(mirror)
     pairs = read_video_pairs(pathlib.Path(folder, "splits.txt"))
     frames: dict[str, list[pathlib.Path]] = {}
-    for path in list_pictures(folder, "*/*/*", "`<person>/<video>/<frame>.jpg`"):
+    for path in list_pictures(folder, 3, "`<person>/<video>/<frame>.jpg`"):
         frames.setdefault(f"{path.parts[-3]}/{path.parts[-2]}", []).append(path)
     crops = Crops(faces)
     means = {}

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import zipfile
 from contextlib import nullcontext
 
@@ -291,11 +292,14 @@ def test_damaged_encrypted_and_huge_members_are_listed(tmp_path, monkeypatch):
 def test_a_list_is_named_from_its_common_folder(folder, tmp_path):
     paths = [folder / "ann" / "ann_1.jpg", str(folder / "bob" / "deep" / "b.JPG")]
     report = align_folder(
-        [*paths, folder / "missing.jpg", paths[0]], tmp_path / "out", detector=Drawn()
+        [*paths, folder / "missing.jpg", paths[0], folder / ("n" * 300 + ".jpg")],
+        tmp_path / "out",
+        detector=Drawn(),
     )
     assert report.aligned == 2
-    assert [failure.source for failure in report.failures] == ["missing.jpg"]
+    assert [failure.source for failure in report.failures] == ["missing.jpg", "n" * 300 + ".jpg"]
     assert report.failures[0].reason.startswith("There is no file missing.jpg. Expected")
+    assert "File name too long" in report.failures[1].reason
     assert set(tree(tmp_path / "out")) == {"ann/ann_1.jpg", "bob/deep/b.jpg", "manifest.jsonl"}
 
 
@@ -446,6 +450,49 @@ def test_crops_that_no_longer_hold_are_removed(folder, tmp_path):
     assert tree(out) == tree(fresh)
 
 
+@pytest.mark.parametrize("lost", ["gone", "damaged"])
+def test_crops_of_pictures_that_cannot_be_read_any_more_stay(folder, tmp_path, lost):
+    out, away = tmp_path / "out", tmp_path / "away"
+    paths = [folder / "ann" / "ann_1.jpg", folder / "crowd.jpg", folder / "nobody.png"]
+    align_folder(paths, out, detector=Drawn())
+    before = tree(out)
+    shutil.copytree(folder, away)
+    for path in paths[:2]:
+        path.unlink() if lost == "gone" else path.write_bytes(b"damaged")
+    for _ in range(2):
+        report = align_folder(paths, out, detector=Drawn())
+        assert (report.aligned, report.already_done, report.several_faces) == (0, 0, 0)
+        assert [failure.source for failure in report.failures] == [
+            "ann/ann_1.jpg", "crowd.jpg", "nobody.png",
+        ]  # fmt: skip
+        assert tree(out) == before
+    another = draw(folder / "crowd.png", 3)  # whose crop takes the other's name
+    align_folder([paths[0], paths[2], another], out, detector=Drawn())
+    align_folder([*paths, another], out, detector=Drawn())
+    assert {line["source"]: line.get("crop") for line in manifest(out)} == {
+        "ann/ann_1.jpg": "ann/ann_1.jpg", "crowd.jpg": None, "nobody.png": None,
+        "crowd.png": "crowd.png.jpg",
+    }  # fmt: skip
+    shutil.copytree(away, folder, dirs_exist_ok=True)
+    report = align_folder(paths, out, detector=Drawn())
+    assert (report.aligned, report.already_done) == (1, 1)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 6])
+def test_no_crop_is_without_a_line_where_threads_are_stopped(folder, monkeypatch, stop_after):
+    for number in range(20):
+        draw(folder / "more" / f"{number}.png", 100 + number)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    out = folder / "aligned"
+    with pytest.raises(KeyboardInterrupt):
+        align_folder(folder, out, detector=Drawn(thread_safe=True, stop_after=stop_after))
+    crops = set(tree(out)) - {"manifest.jsonl"}
+    text = (out / "manifest.jsonl").read_text()
+    assert {json.loads(line).get("crop") for line in text.splitlines() if line} - {None} == crops
+    report = align_folder(sorted(folder.glob("[!._]*")), out, detector=Drawn())
+    assert report.already_done == len(crops) and report.aligned == 24 - len(crops)
+
+
 def test_a_manifest_that_names_files_elsewhere_removes_none(folder, tmp_path):
     out, mine = tmp_path / "out", tmp_path / "mine.jpg"
     mine.write_bytes(b"mine")
@@ -467,9 +514,14 @@ def test_a_folder_that_may_not_be_listed_is_a_failure(folder, tmp_path, monkeypa
     monkeypatch.setattr(os, "scandir", refused)
     (folder / ".Trashes").mkdir()
     report = align_folder(folder, tmp_path / "out", detector=Drawn())
-    assert module.Failure("bob", "a folder that may not be listed") in report.failures
+    assert (
+        module.Failure("bob", "a folder that may not be listed: change its rights")
+        in report.failures
+    )
     assert (report.aligned, len(report.failures)) == (3, 4)
     assert {"source": ".Trashes", "skipped": "hidden"} in manifest(tmp_path / "out")
+    with pytest.raises(DataError, match=r"bob may not be listed\. Change its rights\."):
+        align_folder(folder / "bob", tmp_path / "alone", detector=Drawn())
 
 
 def test_a_second_source_joins_the_manifest(tmp_path):
@@ -513,6 +565,15 @@ def test_photographs_are_never_overwritten(folder, tmp_path):
     ]:
         with pytest.raises(DataError, match="The crops would be written among the photographs in"):
             align_folder(source, out, detector=Drawn())
+    assert tree(folder) == before
+    archive = tmp_path / "backup.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("ann/ann_1.jpg", draw(tmp_path / "other.jpg", 50).read_bytes())
+    draw(folder / "in" / "crowd.png", 51)
+    for source in (archive, folder / "in"):  # pictures that are not among the sources
+        with pytest.raises(DataError, match="The crops would be written among the photographs in"):
+            align_folder(source, folder, detector=Drawn())
+    (folder / "in" / "crowd.png").unlink()
     assert tree(folder) == before
 
 

@@ -263,9 +263,7 @@ def test_a_folder_that_may_not_be_listed_is_named(
     (crops / ".Trashes").mkdir()  # where nothing is looked for
     assert pack(crops, tmp_path / "records").checksum == whole.checksum
     closed.add("bob")
-    with pytest.raises(
-        DataError, match="bob may not be listed, and whose pictures lie in it is no"
-    ):
+    with pytest.raises(DataError, match="bob may not be listed, and what lies in it is not known"):
         pack(crops, tmp_path / "records")
 
 

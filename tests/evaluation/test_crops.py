@@ -106,18 +106,26 @@ def test_embeddings_come_in_order_and_in_batches(monkeypatch: pytest.MonkeyPatch
 
 
 def test_pictures_are_listed_by_depth(tmp_path: pathlib.Path) -> None:
-    for name in ("b/2.JPG", "b/.hidden.png", "a/1.png", "a/x/3.jpeg", "top.jpg", "a/notes.txt"):
+    away = tmp_path / "away"
+    tmp_path /= "pictures"
+    for name in (
+        "b/2.JPG", "b/.hidden.png", "a/1.png", "a/x/3.jpeg", "top.jpg", "a/notes.txt",
+        "c/4.webp", ".@__thumb/1.jpg", "../away/x/y/5.tiff",
+    ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
 
-    def names(pattern: str) -> list[str]:
-        found = list_pictures(tmp_path, pattern, "pictures")
+    (tmp_path / "d").symlink_to(away / "x")
+
+    def names(depth: int | None) -> list[str]:
+        found = list_pictures(tmp_path, depth, "pictures")
         return [path.relative_to(tmp_path).as_posix() for path in found]
 
-    assert names("*/*") == ["a/1.png", "b/2.JPG"]
-    assert names("**/*") == ["a/1.png", "a/x/3.jpeg", "b/2.JPG", "top.jpg"]
-    with pytest.raises(DataError, match="c holds no pictures. Expected `<person>/1.jpg` in it."):
-        list_pictures(tmp_path / "c", "*", "`<person>/1.jpg`")
+    assert names(2) == ["a/1.png", "b/2.JPG", "c/4.webp"]
+    assert names(3) == ["a/x/3.jpeg", "d/y/5.tiff"]
+    assert names(None) == sorted([*names(2), *names(3), "top.jpg"])
+    with pytest.raises(DataError, match="e holds no pictures. Expected `<person>/1.jpg` in it."):
+        list_pictures(tmp_path / "e", 2, "`<person>/1.jpg`")
 
 
 def test_an_unknown_mirror_is_refused() -> None:

@@ -81,7 +81,8 @@ def test_what_a_preset_keeps_is_json(crops: np.ndarray) -> None:
 
 def test_names_without_sources_or_families_make_no_such_kinds(crops: np.ndarray) -> None:
     people = [f"p{n // 4}" for n in range(48)], ["Ann_Lee", "Bob_Ray", "Cy_Orr", "Di_Fox"] * 12
-    for names in people:
+    strangers = [f"{'ab'[n // 24]}/{n // 4 % 6}" for n in range(48)]  # two sources' folders
+    for names in (*people, strangers):
         rows = held_out(Faces(), crops, names).kinds
         assert all(not row.name.startswith(("both of", "two people")) for row in rows)
 
