@@ -625,13 +625,21 @@ def _zoo_check(options: argparse.Namespace) -> int:
 
 def _zoo_publish(options: argparse.Namespace) -> None:
     with _quiet():
-        from spherekeras import publishing
+        from spherekeras import presets, publishing
         from spherekeras.data.records import open_records
 
     people = open_records(options.people) if options.people else None
     with _progress("photographs") as progress:
+        places = (presets.find_preset(options.preset), pathlib.Path(options.out))
+        carried = any((place / presets.TFLITE).is_file() for place in places)
         folder = publishing.publish(
             options.preset, options.out, options.data, _detector(options), people, progress
+        )
+    if carried and not (folder / presets.TFLITE).is_file():
+        print(
+            f"Its {presets.TFLITE} told of other numbers and is not in {folder}. Make it anew: "
+            f"`spherekeras zoo files {folder} --data LFW --people RECORDS`.",
+            file=sys.stderr,
         )
     _show_preset(options, folder)
 

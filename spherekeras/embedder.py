@@ -372,7 +372,8 @@ class FaceEmbedder:
     ) -> pathlib.Path:
         """Saves everything as a preset folder; the same weights give the same bytes.
 
-        A TFLite file that the preset carries goes with it, unless the weights have changed.
+        A TFLite file that the preset carries goes with it, unless the weights, the name or
+        anything else that the file tells has changed.
         Weights are stored in float16, so a reloaded embedding differs from this object's in
         about the fourth digit; the golden vectors are those of the stored weights.
 
@@ -570,9 +571,11 @@ def _check_shape(model: LiteRTModel, config: PresetConfig, path: str | os.PathLi
         )
 
 
-def load_preset(name_or_folder: str | os.PathLike[str]) -> FaceEmbedder:
-    """Returns `FaceEmbedder.from_preset(name_or_folder)`."""
-    return FaceEmbedder.from_preset(name_or_folder)
+def load_preset(
+    name_or_folder: str | os.PathLike[str], detector: Any = None, runtime: str = "keras"
+) -> FaceEmbedder:
+    """Returns `FaceEmbedder.from_preset` of the same arguments."""
+    return FaceEmbedder.from_preset(name_or_folder, detector=detector, runtime=runtime)
 
 
 def golden_crops(height: int, width: int) -> np.ndarray:

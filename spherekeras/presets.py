@@ -150,7 +150,7 @@ def find_preset(name_or_folder: str | os.PathLike[str]) -> pathlib.Path:
         PresetError: see `named`.
     """
     path = pathlib.Path(os.path.abspath(name_or_folder))  # whatever the working directory becomes
-    return path if is_preset(path) else named(str(name_or_folder))
+    return path if is_preset(path) else named(os.fspath(name_or_folder))
 
 
 def named(name: str) -> pathlib.Path:
@@ -170,10 +170,10 @@ def named(name: str) -> pathlib.Path:
     known = sorted({*list_presets(), *hosted})
     nearest = difflib.get_close_matches(name, known, 1, 0.3)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise PresetError(
-        f"Unknown preset {name!r}: neither a preset folder nor a name in the zoo.{hint} "
-        f"{known_presets(known)}"
-    )
+    what = "neither a preset folder nor a name in the zoo"
+    if is_preset(pathlib.Path(os.path.abspath(name))):
+        what = f"a folder, not a name in the zoo (`spherekeras zoo check {name}` checks a folder)"
+    raise PresetError(f"Unknown preset {name!r}: {what}.{hint} {known_presets(known)}")
 
 
 def most_accurate(names: Sequence[str]) -> str:

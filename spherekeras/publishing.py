@@ -52,7 +52,8 @@ def publish(
 
     Args:
         preset: folder of a trained or converted preset.
-        out: its folder in the zoo; the zoo's table beside it is written anew.
+        out: its folder in the zoo; the zoo's table beside it is written anew. A TFLite file that
+            `zoo files` made there tells of other numbers then and is removed, with its rows.
         data: LFW, folder or zip.
         detector: of faces, see `FaceEmbedder`.
         people: records to measure thresholds on anew: those of the training, whose held-out people

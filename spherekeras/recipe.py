@@ -59,8 +59,8 @@ class Backbone:
         start: a preset (name or folder) whose weights are taken over layer by layer where name
             and shapes agree: the same network to be refined, or a shallower SphereFaceNet to
             grow from, whose added residual units begin close to the identity. A network
-            of the same name has the same `arguments`; what it learned of other channel order and
-            scale of pixels is kept.
+            of the same name has the same `arguments`, or the recipe states what differs; what it
+            learned of other channel order and scale of pixels is kept.
         common: length of a constant component that the embeddings of the preset get after
             training, over their mean distance from their mean: see
             `spherekeras.common_part.keep_length`.
@@ -348,7 +348,9 @@ def _value(key: str, hint: Any, value: Any) -> Any:
             return value
         if isinstance(choice, type) and type(value) is choice:
             return value
-    wanted = " or ".join(str(getattr(c, "__name__", c)) for c in choices if c is not type(None))
+    known = {"tuple": "a list", "Mapping": "a table"}
+    names = (str(getattr(c, "__name__", c)) for c in choices if c is not type(None))
+    wanted = " or ".join(known.get(name, name) for name in names)
     raise RecipeError(f"Recipe key `{key}` wants {wanted}. Received: {value!r}.")
 
 

@@ -46,18 +46,22 @@ class Sequential(keras.Sequential):
         if isinstance(y, np.ndarray) and self.layers and isinstance(self.layers[-1], Head):
             self.layers[-1].check_labels(y)  # all at once, before a step compiles
         self._check(x, y)
+        self._count_calls()
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._check(x, y)
+        self._count_calls()
         return super().evaluate(x, y, *args, **kwargs)
 
     def train_step(self, *args: Any) -> Any:
-        self._count_calls()
         return super().train_step(*args[:-1], self._with_labels(args[-1]))
 
-    def test_step(self, *args: Any) -> Any:
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         self._count_calls()
+        return super().train_on_batch(*args, **kwargs)
+
+    def test_step(self, *args: Any) -> Any:
         return super().test_step(*args[:-1], self._with_labels(args[-1]))
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -81,9 +85,11 @@ class Sequential(keras.Sequential):
 
     def _count_calls(self) -> None:
         """Tells the head how many calls make a step, loss scaling or not."""
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        if isinstance(self.layers[-1], MarginHead) and optimizer is not None:
-            self.layers[-1].calls_per_step = optimizer.gradient_accumulation_steps or 1
+        optimizer = getattr(self, "optimizer", None)  # Keras says it where there is none
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        head = self.layers[-1] if self.layers else None
+        if isinstance(head, MarginHead) and optimizer is not None:
+            head.count_calls(optimizer.gradient_accumulation_steps or 1)
 
     def _check(self, x: Any, y: Any) -> None:
         """Tells what is missing before Keras stumbles over it, and what would stop it for good."""

@@ -180,8 +180,9 @@ def _run(
     validation = _Validation(records, validation_positions[: None if first else 0], faces)
     if first and not validation.usable:
         logging.warning(
-            "Too few people are held out to verify any (%d crops of %d people): no val_auc, and a "
-            "preset without thresholds. Raise `data.validation`, or give crops of more people.",
+            "No pair of crops can be verified: %d crops of %d people are held out, and it takes "
+            "two people, one of them with two crops. No val_auc, and a preset without thresholds. "
+            "Raise `data.validation`, or give more people, with two pictures or more.",
             len(validation.identities),
             len(set(validation.identities)),
         )
@@ -389,18 +390,27 @@ def start_from(backbone: keras.Model, preset: str) -> None:
     first = next(given for given in weights.values() if given)
     kernel = first[0] * (config.scale / _SCALE)  # (height, width, channels, filters)
     first[0] = kernel[:, :, ::-1] if config.channel_order == "BGR" else kernel
-    taken = 0
+    taken, anew = 0, []
     for layer in backbone.layers:
         given = weights.get(layer.name, [])
         if given and [w.shape for w in given] == [tuple(w.shape) for w in layer.weights]:
             layer.set_weights(given)
             taken += 1
+        elif given and layer.weights:
+            anew.append(layer.name)
     if not taken:
         raise RecipeError(
             f"`backbone.start`: no layer of {preset!r} ({source.name}) has the name and shapes of "
             f"one of {backbone.name}. Start from a preset of the same family."
         )
     logging.info("%d layers start from %s", taken, preset)
+    if anew:
+        logging.warning(
+            "%d layers begin anew, for the weights of %s have other shapes there: %s",
+            len(anew),
+            preset,
+            ", ".join(anew),
+        )
 
 
 def _some(positions: np.ndarray) -> np.ndarray:

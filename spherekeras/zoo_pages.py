@@ -26,6 +26,9 @@ _COLUMNS = {
 }
 
 
+_TABLE = "| preset | backbone | parameters |"  # of every version's
+
+
 def write_cards(
     folder: str | os.PathLike[str],
     latency: bool = False,
@@ -77,8 +80,14 @@ def check_table(root: pathlib.Path) -> None:
         PresetError: such a page.
     """
     page = root / "README.md"
-    if page.exists() and not page.read_bytes().startswith("\n".join(_HEAD[:3]).encode()):
-        raise PresetError(f"{page} is not a zoo's table and is left as it is. Publish into a zoo.")
+    if not page.exists():
+        return
+    lines = page.read_text(encoding="utf-8", errors="replace").splitlines()
+    if lines[:1] != _HEAD[:1] or not any(line.startswith(_TABLE) for line in lines):
+        raise PresetError(
+            f"{page} is not a zoo's table and is left as it is. Publish into a zoo, or move that "
+            "page away."
+        )
 
 
 def write_table(root: pathlib.Path) -> None:
@@ -100,7 +109,7 @@ def write_table(root: pathlib.Path) -> None:
             row = {**row, "lfw": "damaged"}
         cells = " | ".join(zoo.text(row[column], column) for column in _COLUMNS)
         lines.append(f"| [{row['name']}]({row['name']}/README.md) | {cells} |")
-    sound = [row["name"] for row in rows if row["place"] != "damaged"]
+    sound = [row["name"] for row in rows if row["lfw"] and row["place"] != "damaged"]
     moved = [f"`{n}`" for n in sound if presets.subtracts_mean(presets.read_metadata(root / n))]
     if moved:
         lines += ["", "LFW view 2 with the mean embedding subtracted, as the SphereFace release"]

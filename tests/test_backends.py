@@ -137,6 +137,7 @@ def test_a_model_saved_on_another_backend_loads_here(
     # Keras stores torch's optimizer as a class that only a machine with torch can read.
     model = keras.models.load_model(folder / backend / "model.keras", compile=False)
     assert type(model) is kind and int(model.layers[-1].step) == STEPS
+    keras.models.load_model(folder / backend / "normed.keras")
     logits = model.predict(x, verbose=0)
     np.testing.assert_allclose(logits, numbers["fit/ASoftmax/logits"], atol=1e-5)
 
@@ -324,6 +325,8 @@ def fit_scenario(out: Numbers, folder: pathlib.Path) -> None:
     forms += [("MarginLinear", "functional", False), ("MarginLinear", "sequential", False)]
     if keras.backend.backend() != "torch":
         forms += [("ASoftmax", "sequential", True)]
+    normed = sk.backbones.MobileFaceNet(embedding_dim=8, input_shape=CROP)
+    draw(normed, 5).save(folder / "normed.keras")
     for name, form, jit in forms:
         hidden = [keras.layers.Dense(8), keras.layers.PReLU(), keras.layers.Dense(DIM)]
         backbone = keras.Sequential([keras.Input((DIM,)), *hidden])
@@ -364,6 +367,9 @@ def reload_scenario(out: Numbers, folder: pathlib.Path) -> None:
     model = keras.models.load_model(folder.parent / "tensorflow" / "model.keras")
     out["reload/logits"] = model.predict(x, verbose=0)
     out["reload/losses"] = fit(model, x, y)
+    normed = keras.models.load_model(folder.parent / "tensorflow" / "normed.keras")
+    crops = np.random.default_rng(3).normal(size=(2, *CROP)).astype("float32")
+    out["reload/batch norm"] = normed.predict(crops, verbose=0)
     out["reload/step"] = ops.convert_to_numpy(model.layers[-1].step)
     for i, weight in enumerate(model.trainable_weights):
         out[f"reload/weight {i}"] = ops.convert_to_numpy(weight)

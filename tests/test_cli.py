@@ -458,6 +458,15 @@ def test_every_command_prints_json(
         asked = ["--data", "lfw", "--out", folder]
         published = of("zoo", "publish", "tiny", *asked)
     assert published == {"preset": str(folder), "metadata": made}
+    file = folder / presets.TFLITE
+    for keeps in (True, False):
+        file.touch()
+        with mock.patch("spherekeras.publishing.publish", return_value=folder) as published:
+            published.side_effect = None if keeps else lambda *given: (file.unlink(), folder)[1]
+            done = run(zoo, "zoo", "publish", "tiny", "--data", "lfw", "--out", folder)
+        told = "Its model.tflite told of other numbers and is not in" in done.stderr
+        assert told != keeps
+        file.unlink(missing_ok=True)
 
     def quick(out: str, say: Any) -> pathlib.Path:
         say("Drawing ...")

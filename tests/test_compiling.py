@@ -134,6 +134,7 @@ def test_a_functional_model_is_told_by_hand() -> None:
     for calls in range(1, 8):
         model.train_on_batch([IMAGES[:4], LABELS[:4]], LABELS[:4])
         assert int(head.step) == calls and int(head.present_step()) == (calls + 1) // 2
+    assert sk.layers.ArcFace.from_config(head.get_config()).calls_per_step == 2
 
 
 @pytest.mark.parametrize(

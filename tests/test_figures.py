@@ -57,6 +57,17 @@ def test_strangers_and_lfw_of_a_preset_stand_as_in_its_card(preset: str) -> None
         assert f"recognises {cells[2]}" in " ".join(README.split())
 
 
+def test_what_integers_gain_stands_as_measured() -> None:
+    page = " ".join((ROOT / "docs" / "clients.md").read_text(encoding="utf-8").split())
+    rows = {(r["preset"], r["file"], r["threads"]): r["ratio"] for r in table("latency")}
+    for preset, words in (
+        ("mobile_relu_distilled", "on one thread in {} of the time of float32"),
+        ("mobile_distilled", "`mobile_distilled` takes {} of it"),
+        ("sphere4_asoftmax", "`sphere4_asoftmax` takes {} ("),
+    ):
+        assert words.format(rows[preset, "TFLite int8", "1"]) in page
+
+
 def test_shares_of_the_common_part_stand_as_measured() -> None:
     presets = ("mobile_asoftmax", "sphere4_asoftmax", "sphere4_r")
     rows = {(row["preset"], row["share"]): row for row in table("common")}

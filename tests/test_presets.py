@@ -309,6 +309,7 @@ def test_what_a_file_cannot_do_is_told(
     faces: FaceEmbedder, light: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     file = FaceEmbedder.from_preset(light, runtime="litert")
+    assert sk.load_preset(light, runtime="litert").check_golden() < 1e-4
     with pytest.raises(PresetError, match=r"saved from its Keras model, not from a TFLite file"):
         file.save_preset(tmp_path / "a")
     with pytest.raises(ExportError, match=r"Load it with `runtime=\"keras\"`"):

@@ -168,6 +168,17 @@ def test_images_are_cast_and_shaped_as_in_prediction() -> None:
     assert losses[0] == losses[1] == losses[2] and np.isfinite(losses).all()
 
 
+@pytest.mark.parametrize("method", ["fit", "evaluate", "train_on_batch"])
+def test_a_model_that_was_not_compiled_says_so(method: str) -> None:
+    model = sk.Sequential([keras.Input((12,)), *untrained()])
+    with pytest.raises(ValueError, match=r"You must call `compile\(\)` before"):
+        getattr(model, method)(*data())
+
+
+def untrained() -> list[keras.layers.Layer]:
+    return [keras.layers.Dense(8), sk.layers.ASoftmax(CLASSES)]
+
+
 def test_steps_are_counted_under_loss_scaling() -> None:
     inner = keras.optimizers.SGD(0.05, gradient_accumulation_steps=4)
     model = sk.Sequential([keras.Input((12,)), keras.layers.Dense(8), sk.layers.ASoftmax(CLASSES)])
@@ -191,6 +202,22 @@ def test_steps_of_several_calls_are_saved_with_the_head(tmp_path: pathlib.Path) 
     again = keras.models.load_model(tmp_path / "a.keras")
     assert again.layers[-1].calls_per_step == 4
     assert again.layers[-1].annealing_lambda() == head.annealing_lambda()
+    before, end = head.annealing_lambda(), int(head.step)
+    for optimizer in ("sgd", keras.optimizers.SGD(0.05, gradient_accumulation_steps=2)):
+        again.compile(optimizer, head.loss())  # on a machine that accumulates less, or not
+        again.evaluate(x, labels, verbose=0)
+        assert again.layers[-1].annealing_lambda() == before
+        again.fit(x, labels, batch_size=10, epochs=2, verbose=0)
+        calls = again.layers[-1].calls_per_step
+        assert calls == (1 if optimizer == "sgd" else 2)
+        before = again.layers[-1].annealing_lambda()
+        assert before < head.annealing_lambda()
+    weights = sk.Sequential([keras.Input((12,)), *untrained()])
+    weights = sk.Sequential.from_config(weights.get_config())
+    weights.compile(keras.optimizers.SGD(0.05, gradient_accumulation_steps=4), head.loss())
+    weights.set_weights(model.get_weights())  # which do not tell how many calls made a step
+    weights.fit(x[:10], labels[:10], batch_size=10, verbose=0)
+    assert int(weights.layers[-1].step) == end + 1
     with pytest.raises(ValueError, match="expects calls_per_step, a whole number from 1. Received"):
         sk.layers.ArcFace(CLASSES, calls_per_step=0)
 

@@ -299,6 +299,21 @@ def test_a_start_that_was_built_otherwise_is_refused(tmp_path: pathlib.Path) -> 
     check_start(dataclasses.replace(plan, arguments={"add_first": True}))  # what is said is meant
 
 
+def test_layers_that_do_not_fit_their_start_are_named(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = presets.PresetConfig(
+        *("SphereFaceNet", {"depth": 10, "embedding_dim": 16}, "sphereface_112x96", 112, 96),
+        *(1 / 128, 127.5),
+    )
+    preset = FaceEmbedder(presets.build_backbone(config), config).save_preset(tmp_path / "p")
+    start_from(SphereFaceNet(10, embedding_dim=16), str(preset))
+    assert "anew" not in caplog.text
+    start_from(SphereFaceNet(10, embedding_dim=8), str(preset))
+    assert "1 layers begin anew, for the weights of" in caplog.text
+    assert caplog.text.rstrip().endswith("have other shapes there: embedding")
+
+
 IN_ZOO = {folder.parent.name for folder in ROOT.glob("zoo/*/config.json")}
 STARTS = [
     path
@@ -326,7 +341,7 @@ def test_a_run_that_can_verify_nobody_says_so(
     (tmp_path / "r.toml").write_text(text.replace("steps = 12", "steps = 3"))
     folder = train(tmp_path / "r.toml", crops, tmp_path / "run", verbose=0)
     assert "thresholds" not in presets.read_metadata(folder)
-    assert "Too few people are held out to verify any (0 crops of 0 people): no va" in caplog.text
+    assert "No pair of crops can be verified: 0 crops of 0 people are held out, and" in caplog.text
 
 
 def test_crops_of_another_template_are_refused(tmp_path: pathlib.Path) -> None:

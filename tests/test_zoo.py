@@ -172,7 +172,7 @@ def test_a_damaged_preset_is_shown_and_does_not_stop_the_others(
     assert [row["name"] for row in zoo.compare(["lame", "mine", "odd"])] == ["mine"]
     assert zoo.fetch("mine") == measured
     for path in ("./mine", str(here)):  # a path is no name
-        with pytest.raises(PresetError, match="Unknown preset"):
+        with pytest.raises(PresetError, match=r"Unknown preset '.*mine': a folder, not a name in"):
             zoo.fetch(path)
     assert "damaged: KeyError" in zoo.text_table(list(rows.values()))
     half = shutil.copytree(measured, measured.parent / "half")
@@ -323,9 +323,20 @@ def test_a_page_that_is_no_table_is_left_alone(tmp_path: pathlib.Path) -> None:
         with pytest.raises(PresetError, match="is not a zoo's table and is left as it is"):
             zoo_pages.write_table(tmp_path)
         assert page.read_bytes() == content
-    page.unlink()
+    page.write_text("# Zoo\n\nOf an older version.\n\n| preset | backbone | parameters | LFW |\n")
     zoo_pages.write_table(tmp_path)
     zoo_pages.write_table(tmp_path)  # over its own
+
+
+def test_the_table_says_of_what_was_measured_alone_how(measured: pathlib.Path) -> None:
+    new = shutil.copytree(measured, measured.parent / "new")
+    metadata = presets.read_metadata(new)
+    presets.write_preset(
+        new, {"metadata.json": presets.to_json(presets.unmeasured({**metadata, "name": "new"}))}
+    )
+    zoo_pages.write_table(measured.parent)
+    text = (measured.parent / "README.md").read_text()
+    assert "| [new](new/README.md) |" in text and "does: `mine`." in text
 
 
 def test_a_table_without_rows_says_so() -> None:

@@ -18,6 +18,8 @@ class BatchNormalization(layers.BatchNormalization):
     the stock layer. Values, weights and moving averages are the stock layer's.
 
     Args:
+        synchronized: over several replicas of a tf.distribute strategy, statistics of all. Other
+            backends, on which Keras refuses it, see the whole batch.
         kwargs: as for `keras.layers.BatchNormalization`.
 
     Input shape: `(batch, height, width, channels)` for the fused form, any other for the stock.
@@ -33,6 +35,14 @@ class BatchNormalization(layers.BatchNormalization):
 
     Source: Batch Normalization, arXiv 1502.03167, algorithm 1.
     """
+
+    def __init__(self, *args: Any, synchronized: bool = True, **kwargs: Any) -> None:
+        here = synchronized and keras.backend.backend() == "tensorflow"
+        super().__init__(*args, synchronized=here, **kwargs)
+        self._synchronized = bool(synchronized)  # wherever the file is read
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "synchronized": self._synchronized}
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor = None) -> Tensor:
         """Returns the normalised map."""
@@ -62,6 +72,4 @@ class BatchNormalization(layers.BatchNormalization):
 
 def default_batch_norm(name: str) -> BatchNormalization:
     """Returns the layer as the field's PyTorch networks have it: momentum 0.9, epsilon 1e-5."""
-    # Statistics over all replicas of a tf.distribute strategy; other backends see the whole batch.
-    synchronized = keras.backend.backend() == "tensorflow"
-    return BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name)
+    return BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)

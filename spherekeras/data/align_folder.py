@@ -134,7 +134,7 @@ def align_folder(
         settings = {"template": template, "detector": finder.name, "rule": rule}
         history = _read_manifest(out / MANIFEST)
         lines = {str(line["source"]): line for line in history}
-        _keep_photographs(out, {*crops.values()}, history)
+        _keep_photographs(out, {*crops.values()}, history, template)
         writing = threading.Lock()
 
         def is_done(picture: _Picture) -> bool:
@@ -418,8 +418,9 @@ def _read_manifest(path: pathlib.Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            line = json.loads(text)
-            lines.append({**line, "source": str(line["source"])})
+            line = {**json.loads(text)}
+            if isinstance(line.get("crop", ""), str):
+                lines.append({**line, "source": str(line["source"])})
     return lines
 
 
@@ -436,11 +437,19 @@ def _write_manifest(
 
 
 def _keep_photographs(
-    out: pathlib.Path, crops: Iterable[str], history: Iterable[Mapping[str, Any]]
+    out: pathlib.Path,
+    crops: Iterable[str],
+    history: Iterable[Mapping[str, Any]],
+    template: str,
 ) -> None:
-    """Refuses to write over a picture of which the manifest does not tell and that is no crop."""
+    """Refuses to write over a picture of which the manifest does not tell and that is no crop.
+
+    A crop may have lost its line with a part of the manifest, but not without a manifest.
+    """
     told = {line.get("crop") for line in history}
-    sizes = {(template.width, template.height) for template in alignment.TEMPLATES.values()}
+    used = {template, *(line.get("template") for line in history)}
+    ours = [alignment.TEMPLATES[name] for name in alignment.TEMPLATES if name in used]
+    sizes = {(t.width, t.height) for t in ours if (out / MANIFEST).is_file()}
     for crop in crops:
         if crop not in told and (out / crop).is_file():
             header = picture_headers.read_header((out / crop).read_bytes())

@@ -11,7 +11,10 @@ from spherekeras.data.picture_headers import exif_orientation, read_header
 from spherekeras.errors import ImageError
 
 MAX_PIXELS = 100_000_000
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".pbm", ".pgm", ".ppm", ".pnm"),
+)
 """How pictures that `read_image` reads are named, in any case of the letters."""
 
 

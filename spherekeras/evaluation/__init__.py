@@ -19,7 +19,17 @@ from spherekeras.evaluation.identification import (
     score_searches,
     search_gallery,
 )
-from spherekeras.evaluation.ijb import IjbResult, ijb, ijb_identification, ijb_verification
+from spherekeras.evaluation.ijb import (
+    IjbResult,
+    MediaList,
+    TemplatePairs,
+    ijb,
+    ijb_identification,
+    ijb_verification,
+    read_media_list,
+    read_subjects,
+    read_template_pairs,
+)
 from spherekeras.evaluation.kfold import KFold, Split, kfold_accuracy, split_accuracy
 from spherekeras.evaluation.lfw import Pair, lfw, read_pairs
 from spherekeras.evaluation.megaface import megaface, megaface_folders
@@ -50,7 +60,7 @@ from spherekeras.evaluation.templates import (
     template_verification,
 )
 from spherekeras.evaluation.verification import VerificationResult
-from spherekeras.evaluation.ytf import read_video_pairs, video_verification, ytf
+from spherekeras.evaluation.ytf import VideoPair, read_video_pairs, video_verification, ytf
 
 __all__ = [
     "MOST_CROPS",
@@ -63,13 +73,16 @@ __all__ = [
     "IjbResult",
     "KFold",
     "Kind",
+    "MediaList",
     "OperatingPoint",
     "Pair",
     "Reliability",
     "Roc",
     "Searches",
     "Split",
+    "TemplatePairs",
     "VerificationResult",
+    "VideoPair",
     "accuracy",
     "all_pairs",
     "angular_fisher_score",
@@ -99,7 +112,10 @@ __all__ = [
     "pool_templates",
     "quality_kinds",
     "read_bin_set",
+    "read_media_list",
     "read_pairs",
+    "read_subjects",
+    "read_template_pairs",
     "read_video_pairs",
     "reliability",
     "roc",

@@ -259,8 +259,9 @@ def ijb(
         progress: called with (pictures done, pictures in all).
 
     Raises:
-        DataError: on a list that is missing or malformed, or lists that name other pictures.
-        ImageError: a picture that is missing or cannot be decoded.
+        DataError: on a list or picture that is missing, a malformed list, or lists that name other
+            pictures or templates.
+        ImageError: a picture that cannot be decoded.
 
     Example::
 
@@ -268,7 +269,7 @@ def ijb(
     """
     check_mirror(mirror)
     meta = pathlib.Path(folder, "meta")
-    # Every list is read before the hours of embedding begin.
+    # Every list is read, and compared with the others, before the hours of embedding begin.
     media = read_media_list(_only(meta, "*_face_tid_mid.txt"))
     pairs = read_template_pairs(_only(meta, "*_template_pair_label.txt"))
     galleries = {
@@ -283,9 +284,19 @@ def ijb(
             f"pictures in one order. Received: {len(media.files)} and {len(names)} lines that do "
             "not. Use the lists of one package."
         )
+    subjects = [np.array(list(each), np.int64) for each in (probes, *galleries.values())]
+    for ids in (pairs.first, pairs.second, *(subjects if galleries else [])):
+        _require(media.template_ids, np.unique(ids))
+    pictures = pathlib.Path(folder, "loose_crop")
+    lost = [name for name in names if not os.path.isfile(pictures / name)]
+    if lost:
+        raise DataError(
+            f"{pictures} lacks {len(lost)} of {len(names)} pictures, the first {lost[0]}. Unpack "
+            "the package anew."
+        )
 
     def crop(line: int) -> NDArray[np.uint8]:
-        picture = images.read_image(pathlib.Path(folder, "loose_crop", names[line]))
+        picture = images.read_image(pictures / names[line])
         return alignment.align(picture, landmarks[line], faces.config.template)
 
     embeddings = embed(faces, range(len(names)), crop, mirror, progress)
@@ -311,17 +322,19 @@ def _how(how: str, weights: ArrayLike | None) -> str:
 
 def _chosen(pooled: Templates, subjects: Mapping[int, int]) -> tuple[Templates, NDArray[np.int64]]:
     ids = np.array(sorted(subjects), np.int64)
-    place = np.minimum(np.searchsorted(pooled.ids, ids), len(pooled.ids) - 1)
-    missing = ids[pooled.ids[place] != ids]
+    _require(pooled.ids, ids)
+    rows = pooled.embeddings[np.searchsorted(pooled.ids, ids)]
+    return Templates(ids, rows), np.array([subjects[each] for each in ids.tolist()])
+
+
+def _require(known: NDArray[Any], ids: NDArray[np.int64]) -> None:
+    missing = np.setdiff1d(ids, known)
     if missing.size or not ids.size:
         raise DataError(
             f"Expected pictures of every template. Received: none of {missing.size} of {ids.size} "
             f"templates{f', the first {missing[0]}' if missing.size else ''}. Pass a media list "
-            "with the pictures of the probes and of every gallery."
+            "with the pictures of the pairs, of the probes and of every gallery."
         )
-    return Templates(ids, pooled.embeddings[place]), np.array(
-        [subjects[each] for each in ids.tolist()]
-    )
 
 
 def _read_landmarks(
@@ -336,8 +349,8 @@ def _read_landmarks(
         except ValueError:
             values = []
         outside = {"/", ".."} & set(pathlib.PurePosixPath(*fields[:1]).parts)
-        if outside or len(values) != 11 or not np.isfinite(values).all():
-            raise _malformed(path, number, line, "a file, five points x y and a score")
+        if outside or len(values) != 11 or not np.isfinite(values).all() or values[10] < 0:
+            raise _malformed(path, number, line, "a file, five points x y and a score from 0")
         names.append(fields[0])
         numbers.append(values)
     table = np.array(numbers).reshape(-1, 11)

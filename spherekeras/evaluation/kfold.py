@@ -7,6 +7,7 @@ here every cosine is a candidate, the middle one of the best is taken, and a pai
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -96,6 +97,20 @@ def split_accuracy(
             "to judge on."
         )
     return _split(left, right, truth, chosen, subtract_mean)
+
+
+def need_folds(folds: Iterable[int], source: str) -> None:
+    """Refuses a list of pairs with fewer than two folds, before the pictures are embedded.
+
+    Raises:
+        DataError: such a list.
+    """
+    count = len(set(folds))
+    if count < 2:
+        raise DataError(
+            f"{source} has {count} fold; a fold's threshold is chosen on the others. Give a list "
+            "of two folds or more."
+        )
 
 
 def kfold_accuracy(

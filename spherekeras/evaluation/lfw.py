@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from spherekeras.errors import DataError
 from spherekeras.evaluation.crops import Crops, Faces, check_mirror, embed
+from spherekeras.evaluation.kfold import need_folds
 from spherekeras.evaluation.verification import VerificationResult, verify_pairs
 from spherekeras.files import DAMAGED_ZIP
 
@@ -100,6 +101,8 @@ def lfw(
     lists = ["pairs.txt"] if view == 2 else ["pairsDevTrain.txt", "pairsDevTest.txt"]
     parts = [read_pairs(source, name) for name in lists]
     pairs = [pair for part in parts for pair in part]
+    if view == 2:
+        need_folds((pair.fold for pair in pairs), f"pairs.txt of {os.fspath(source)}")
     names = sorted({name for pair in pairs for name in pair[:2]})
     crops = Crops(faces)
     with _open(source) as archive:

@@ -199,6 +199,8 @@ def megaface_folders(
     check_mirror(mirror)
     paths = list_pictures(probes, 2, "`<person>/<picture>.jpg`")
     who = [path.parent.name for path in paths]
+    if len(set(who)) == len(who):
+        raise _no_mates(len(who))
     others = list_pictures(distractors, None, "distractors, `<picture>.jpg` at any depth,")
     order = np.random.default_rng(0).permutation(len(others))
     crops = Crops(faces)
@@ -229,11 +231,15 @@ def _mates(
             cosines.append(scores[apart])
             probe.append(np.repeat(members, count - 1))
     if not cosines:
-        raise DataError(
-            f"Expected people with two pictures or more. Received: {len(starts)} people with one. "
-            "Pass the same id for all pictures of a person."
-        )
+        raise _no_mates(len(starts))
     return np.concatenate(cosines), np.concatenate(probe), len(cosines)
+
+
+def _no_mates(people: int) -> DataError:
+    return DataError(
+        f"Expected people with two pictures or more. Received: {people} people with one. Pass the "
+        "same id for all pictures of a person."
+    )
 
 
 def _raise_best(best: NDArray[np.float32], cosines: NDArray[np.float32]) -> None:

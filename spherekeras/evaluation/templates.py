@@ -201,7 +201,8 @@ def pool_templates(
     if bad.size:
         raise DataError(
             "Expected finite embeddings whose means have a direction. Received: template "
-            f"{names[bad[0]]} without. Check the model: `numpy.isfinite(embeddings).all()`."
+            f"{names[bad[0]]} without. Check the model, `numpy.isfinite(embeddings).all()`, and "
+            "that not all weights of the template are 0."
         )
     return Templates(names, pooled / lengths)
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from spherekeras.errors import DataError
 from spherekeras.evaluation.crops import Crops, Faces, check_mirror, embed, list_pictures
+from spherekeras.evaluation.kfold import need_folds
 from spherekeras.evaluation.verification import VerificationResult, verify_pairs
 
 _COLUMNS = ("split number", "first name", "second name", "is same")
@@ -117,7 +118,9 @@ def ytf(
         print(ytf(FaceEmbedder.from_preset("..."), "YouTubeFaces"))
     """
     check_mirror(mirror)
-    pairs = read_video_pairs(pathlib.Path(folder, "splits.txt"))
+    splits = pathlib.Path(folder, "splits.txt")
+    pairs = read_video_pairs(splits)
+    need_folds((pair.fold for pair in pairs), str(splits))
     frames: dict[str, list[pathlib.Path]] = {}
     for path in list_pictures(folder, 3, "`<person>/<video>/<frame>.jpg`"):
         frames.setdefault(f"{path.parts[-3]}/{path.parts[-2]}", []).append(path)

@@ -176,9 +176,8 @@ def _embedding(graph: Graph, subject: Served, name: str) -> str:
         graph.constant(np.full(3, -config.offset * config.scale, np.float32), "preprocessing/bias"),
         kernel_shape=[1, 1],
     )
-    embedding = settled(
-        graph, add_network(graph, subject.backbone, Value(name, subject.shape))
-    ).name
+    crop = Value(name, subject.shape, shared=config.mirror != "none")  # its mirror image, too
+    embedding = settled(graph, add_network(graph, subject.backbone, crop)).name
     if config.mirror != "none":
         last, low = np.iinfo(np.int64).max, -np.iinfo(np.int64).max
         parts = [
@@ -214,10 +213,12 @@ def _columns(subject: Served, template: str | None) -> slice | None:
         _WIDE,
     ):
         return alignment.INNER_COLUMNS
-    own = subject.config.template if subject.config else "no template"
+    own = "no template"
+    if subject.config and own_size:
+        own = f"{subject.config.template!r} with crops of {own_size[0]}x{own_size[1]}"
     raise ExportError(
-        f"template expects the preset's own, or {_WIDE!r} for a preset of {_INNER!r}. Received: "
-        f"{template!r} for {own}. Leave it out."
+        f"template expects the preset's own, or {_WIDE!r} for a preset of {_INNER!r} with crops of "
+        f"{inner.height}x{inner.width}. Received: {template!r} for {own}. Leave it out."
     )
 
 

@@ -142,6 +142,8 @@ def add_network(graph: Graph, model: "keras.Model", value: Value, prefix: str = 
             )
         if getattr(layer, "lora_enabled", False):
             raise place.refuse("LoRA weights of its own")
+        if getattr(layer, "quantization_mode", None):
+            raise place.refuse("weights that Keras has quantised")
         keep(step.output, write(place, *given))
     return values[id(model.outputs[0])]
 
@@ -178,8 +180,10 @@ class _Place:
 
 
 def _conv(place: _Place, value: Value) -> Value:
+    import keras
+
     layer = place.layer
-    depthwise = type(layer).__name__ == "DepthwiseConv2D"
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
     kernel, *bias = place.weights()
     if layer.data_format != "channels_last" or (depthwise and layer.depth_multiplier != 1):
         raise place.refuse("channels first, or a depth multiplier")
@@ -341,6 +345,8 @@ def _flatten(place: _Place, value: Value) -> Value:
     value = settled(place.graph, value)
     if len(value.shape) == 1:
         return value
+    if len(value.shape) == 2:  # no map, no order of channels
+        return Value(place.graph.emit("Flatten", value.name), (math.prod(value.shape),))
     height, width, channels = value.shape
     flat = None if height * width == 1 or channels == 1 else (height, width, channels)
     output = place.graph.emit("Flatten", value.name)

@@ -6,6 +6,7 @@ runs the file, and each is a silent loss of accuracy when it is wrong. So all of
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import importlib.util
 import logging
@@ -245,9 +246,14 @@ def need(*packages: str) -> None:
     """Raises `ExportError` with the install line if one of the packages is missing."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
+        extras = ["export"] if missing != ["tensorflow"] else []
+        if "tensorflow" in missing:
+            extras.append("tensorflow")
         raise ExportError(
             f"This export needs {', '.join(packages)}. Missing: {', '.join(missing)}. "
-            'Run `pip install "spherekeras[export]"`.'
+            f'Run `pip install "spherekeras[{",".join(extras)}]"`'
+            + ", with `gpu` in place of `tensorflow` for CUDA." * ("tensorflow" in missing)
+            + "." * ("tensorflow" not in missing)
         )
 
 
@@ -264,7 +270,7 @@ def writing(path: str | os.PathLike[str], suffix: str) -> Iterator[pathlib.Path]
             f"The file name must end in {suffix}. Received: {os.fspath(path)!r}. "
             f"Pass {target.stem + suffix!r}."
         )
-    made = [folder for folder in target.absolute().parents if not folder.exists()]
+    made = [folder for folder in target.absolute().parents if not os.path.exists(folder)]
     try:
         with _unmade(made), atomic_path(target) as temporary:
             yield temporary
@@ -345,7 +351,7 @@ def _held_back() -> Iterator[None]:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None and not stream.closed:
+        if stream is not None and not getattr(stream, "closed", False):
             stream.flush()
 
 
@@ -355,14 +361,14 @@ def converting(name: str, converter: str) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except (OSError, MemoryError) as error:
-        raise ExportError(
-            f"{converter} had no room for {name!r}: {str(error) or type(error).__name__}. It works "
-            f"in memory and in {tempfile.gettempdir()}; make room there, or set TMPDIR to another "
-            "folder."
-        ) from error
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(". ")
+        full = os.strerror(errno.ENOSPC) in str(error)  # TensorFlow's errors are no `OSError`
+        if full or isinstance(error, OSError | MemoryError):
+            raise ExportError(
+                f"{converter} had no room for {name!r}: {reason}. It works in memory and in "
+                f"{tempfile.gettempdir()}; make room there, or set TMPDIR to another folder."
+            ) from error
         raise ExportError(
             f"{converter} could not convert {name!r}: {reason}. "
             "Build the model from stock Keras layers."

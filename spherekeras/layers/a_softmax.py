@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from spherekeras import margins
-from spherekeras.layers.margin_head import MarginHead
+from spherekeras.layers.margin_head import MarginHead, is_list
 from spherekeras.layers.products import norm_of, normalized_product
 
 Tensor = Any
@@ -80,7 +80,7 @@ class ASoftmax(MarginHead):
         if (annealing is not None and numbers is None) or (
             numbers is not None
             and (
-                len(numbers) != 4
+                not is_list(numbers, 4)
                 or not all(isinstance(n, (int, float)) and n >= 0 for n in numbers)
                 or numbers[0] < numbers[3]
             )

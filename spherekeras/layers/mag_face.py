@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from spherekeras.layers.arc_face import ArcFace
+from spherekeras.layers.margin_head import is_list
 from spherekeras.layers.products import with_rows
 
 Tensor = Any
@@ -42,13 +43,15 @@ class MagFace(ArcFace):
         scale: float = 64.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(units, margins[0], scale, **kwargs)
-        rise = 0 <= margins[0] <= margins[1] <= 3.1416 and 0 < lengths[0] < lengths[1]
+        pairs = is_list(margins, 2) and is_list(lengths, 2)
+        rise = pairs and 0 <= margins[0] <= margins[1] <= 3.1416 and 0 < lengths[0] < lengths[1]
         if not rise or not regularization >= 0:
             raise ValueError(
-                "`MagFace` expects margins and lengths that rise, and regularization >= 0. "
+                "`MagFace` expects margins=(low, high) and lengths=(low, high) that rise, and "
+                "regularization >= 0. "
                 f"Received: margins={margins}, lengths={lengths}, regularization={regularization}."
             )
+        super().__init__(units, margins[0], scale, **kwargs)
         self.margins, self.lengths = tuple(margins), tuple(lengths)
         self.regularization = float(regularization)
 

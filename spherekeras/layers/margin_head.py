@@ -22,6 +22,11 @@ from spherekeras.losses.labels import own_columns
 Tensor = Any
 
 
+def is_list(value: Any, length: int) -> bool:
+    """Whether an argument is a tuple, list or array of so many things."""
+    return not isinstance(value, str) and hasattr(value, "__len__") and len(value) == length
+
+
 class MarginHead(NormalizedDense):
     """Base of the heads: logits with the margin on each embedding's own class.
 
@@ -55,8 +60,8 @@ class MarginHead(NormalizedDense):
             JAX devices that the class weights are cut over. Outside training nothing changes.
             None for all classes.
         calls_per_step: calls in training that make one step of `ramp` and annealing. A
-            `spherekeras.Sequential` sets the attribute to its optimizer's
-            `gradient_accumulation_steps`; a Functional model that accumulates is given it.
+            `spherekeras.Sequential` takes its optimizer's `gradient_accumulation_steps`; a
+            Functional model that accumulates is given it. None for 1 until it is known.
         **kwargs: of `NormalizedDense`.
 
     Labels: see `Head`.
@@ -74,22 +79,24 @@ class MarginHead(NormalizedDense):
         gradient: str = "exact",
         ramp: Sequence[int] | None = None,
         sampling: float | None = None,
-        calls_per_step: int = 1,
+        calls_per_step: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(units, **kwargs)
-        if calls_per_step != int(calls_per_step) or calls_per_step < 1:
+        calls = 1 if calls_per_step is None else calls_per_step
+        if not hasattr(calls, "__index__") or calls < 1:
             raise ValueError(
                 f"`{type(self).__name__}` expects calls_per_step, a whole number from 1. Received: "
                 f"calls_per_step={calls_per_step!r}."
             )
-        self.calls_per_step = int(calls_per_step)
+        self.calls_per_step = int(calls)
+        self._knows_calls = calls_per_step is not None
         if gradient not in self.gradients:
             known = " and ".join(f"gradient={name!r}" for name in self.gradients)
             raise ValueError(
                 f"`{type(self).__name__}` knows {known}. Received: gradient={gradient!r}."
             )
-        if ramp is not None and (len(ramp) != 2 or not 0 <= ramp[0] <= ramp[1]):
+        if ramp is not None and (not is_list(ramp, 2) or not 0 <= ramp[0] <= ramp[1]):
             raise ValueError(
                 f"`{type(self).__name__}` expects ramp=(begin, end), training steps with "
                 f"0 <= begin <= end, or None. Received: ramp={ramp!r}."
@@ -195,6 +202,12 @@ class MarginHead(NormalizedDense):
         """The step that the last call in training belongs to, from 1."""
         return -(-ops.convert_to_tensor(self.step) // self.calls_per_step)
 
+    def count_calls(self, calls: int) -> None:
+        """Sets `calls_per_step`; where another number was known, as many steps stay counted."""
+        if self._knows_calls and self.built and calls != self.calls_per_step:
+            self.step.assign(ops.convert_to_tensor(self.step) // self.calls_per_step * calls)
+        self.calls_per_step, self._knows_calls = calls, True
+
     def strength(self, step: Tensor) -> Tensor | None:
         """How much of the margin acts at a step, 0 to 1; None for all of it."""
         if self.ramp is None:
@@ -230,11 +243,12 @@ class MarginHead(NormalizedDense):
         return cosine + ops.stop_gradient(changed - cosine)
 
     def get_config(self) -> dict[str, Any]:
+        calls = self.calls_per_step  # which may have been set by hand
         own = {
             "gradient": self.gradient,
             "ramp": self.ramp,
             "sampling": self.sampling,
-            "calls_per_step": self.calls_per_step,
+            "calls_per_step": calls if self._knows_calls or calls > 1 else None,
         }
         return {**super().get_config(), **own}
 

@@ -57,6 +57,17 @@ def test_the_fused_operation_serves_training_alone():
     np.testing.assert_array_equal(layer(x, training=True), stock(x, training=True))
 
 
+def test_a_file_is_read_on_every_backend(monkeypatch):
+    for wanted in (True, False):
+        config = BatchNormalization(synchronized=wanted).get_config()
+        for backend in ("jax", "tensorflow"):
+            monkeypatch.setattr(keras.backend, "backend", lambda backend=backend: backend)
+            layer = BatchNormalization.from_config(config)
+            assert layer.synchronized == (wanted and backend == "tensorflow")
+            config = layer.get_config()
+            assert config["synchronized"] == wanted
+
+
 def test_keras_before_renorm_is_no_hindrance():
     x = np.random.default_rng(2).normal(size=(2, 4, 4, 3)).astype("float32")
     layer, stock = _layers(x.shape)

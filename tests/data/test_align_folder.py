@@ -410,7 +410,13 @@ def test_a_damaged_manifest_costs_work_not_the_run(folder, tmp_path):
     before = tree(out)
     lines = (out / "manifest.jsonl").read_bytes().splitlines()
     lines[5] = b"\xff" + lines[5][9:]
-    lines[7:7] = [b"[1]", b'{"source": 3}', b'{"source": []}', b"null"]
+    lines[7:7] = [
+        b"[1]",
+        b'{"source": 3}',
+        b'{"source": []}',
+        b"null",
+        b'{"source": "a", "crop": []}',
+    ]
     (out / "manifest.jsonl").write_bytes(b"\n".join(lines))
     align_folder(folder, out, detector=Drawn())
     assert tree(out) == before
@@ -570,6 +576,13 @@ def test_photographs_are_never_overwritten(folder, tmp_path):
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("ann/ann_1.jpg", draw(tmp_path / "other.jpg", 50).read_bytes())
     draw(folder / "in" / "crowd.png", 51)
+    crop = np.zeros((112, 112, 3), np.uint8)  # a set of crops, as others have made them
+    (tmp_path / "set").mkdir()
+    cv2.imwrite(str(tmp_path / "set" / "crowd.jpg"), crop)
+    set_of_crops = tree(tmp_path / "set")
+    with pytest.raises(DataError, match="The crops would be written among the photographs in"):
+        align_folder(folder / "in", tmp_path / "set", "arcface_112x112", Drawn())
+    assert tree(tmp_path / "set") == set_of_crops
     for source in (archive, folder / "in"):  # pictures that are not among the sources
         with pytest.raises(DataError, match="The crops would be written among the photographs in"):
             align_folder(source, folder, detector=Drawn())
@@ -583,7 +596,7 @@ def test_nothing_to_align(tmp_path):
         align_folder(tmp_path, tmp_path / "out", detector=Drawn())
     assert str(error.value) == (
         f"There are no pictures in {tmp_path}. Expected files that end in "
-        ".bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp."
+        ".bmp, .gif, .jfif, .jpe, .jpeg, .jpg, .pbm, .pgm, .png, .pnm, .ppm, .tif, .tiff, .webp."
     )
     with pytest.raises(DataError, match=r"There are no pictures in the list\."):
         align_folder([], tmp_path / "out", detector=Drawn())

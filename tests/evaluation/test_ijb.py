@@ -1,5 +1,6 @@
 import json
 import pathlib
+import re
 import types
 from collections.abc import Callable
 
@@ -340,7 +341,23 @@ def test_a_package_that_lacks_something_is_named(package: pathlib.Path) -> None:
     landmarks.write_text(text)
     picture = package / "loose_crop" / "30.png"
     picture.rename(package / "30.png")
-    with pytest.raises(ImageError, match="There is no file .*30.png"):
+    with pytest.raises(DataError, match="loose_crop lacks 1 of 54 pictures, the first 30.png. Un"):
+        ijb(faces, package)
+    (package / "30.png").rename(picture)
+    for name in ("ijbc_template_pair_label.txt", "ijbc_1N_gallery_G2.csv"):
+        whole = (meta / name).read_text()
+        last = whole.splitlines()[-1]
+        other = re.sub(r"^\d+", "777", last)
+        (meta / name).write_text(f"{whole.rstrip()}\n{other}\n")
+        with pytest.raises(DataError, match="none of 1 of .* templates, the first 777. Pass a med"):
+            ijb(faces, package)
+        (meta / name).write_text(whole)
+    landmarks.write_text(re.sub(r" ([\d.]+)$", r" -\1", text, count=1, flags=re.M))
+    with pytest.raises(DataError, match="Line 1 of .*five points x y and a score from 0"):
+        ijb(faces, package)
+    landmarks.write_text(text)
+    picture.write_bytes(b"no picture")
+    with pytest.raises(ImageError, match="30.png is not a picture"):
         ijb(faces, package)
     (meta / "ijbc_1N_probe_mixed.csv").unlink()
     with pytest.raises(

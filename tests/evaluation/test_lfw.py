@@ -276,6 +276,13 @@ def test_a_missing_source_list_or_picture_is_named(folder: pathlib.Path) -> None
     with pytest.raises(DataError, match=message):
         lfw(faces, folder)
     assert faces.cropped == []
+    text = (folder / "lfw-small" / "pairs.txt").read_text()
+    first = [*text.splitlines()[1:]]
+    count = int(text.split()[1])
+    (folder / "lfw-small" / "pairs.txt").write_text("\n".join([f"{count}", *first[: 2 * count]]))
+    with pytest.raises(DataError, match="pairs.txt of .*data has 1 fold; a fold's threshold is ch"):
+        lfw(faces, folder)
+    assert faces.cropped == []
     (folder / "lfw-small" / "pairsDevTest.txt").unlink()
     with pytest.raises(DataError, match="lacks 1 of 1 wanted files, the first pairsDevTest"):
         lfw(faces, folder, view=1)

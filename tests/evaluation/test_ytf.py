@@ -178,6 +178,11 @@ def test_a_folder_of_videos(folder: pathlib.Path) -> None:
     assert (result.accuracy, result.pictures) == (wanted.accuracy, len(rows))
     assert result.intervals == wanted.intervals
     assert result.no_face == ["P1/0/0.png"]
+    lines = (folder / "splits.txt").read_text().splitlines()
+    kept = [lines[0], *(line for line in lines[1:] if line.startswith("1,"))]
+    (folder / "splits.txt").write_text("\n".join(kept))
+    with pytest.raises(DataError, match="splits.txt has 1 fold; a fold's threshold is chosen on"):
+        ytf(None, folder)
     for part in (
         "16 videos, each the mean of its frames' embeddings as they come, "
         f"{len(rows)} frames in all, ",

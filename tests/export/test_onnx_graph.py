@@ -1,5 +1,7 @@
 """Every layer that the ONNX exporter knows, run in ONNX Runtime against Keras."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import onnx
@@ -217,6 +219,10 @@ def test_what_a_call_was_given_beside_tensors_is_named(tmp_path):
     adapted.enable_lora(2)
     with pytest.raises(ExportError, match="with LoRA weights of its own"):
         to_onnx(model, tmp_path / "a.onnx")
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(4)])
+    model.layers[0].quantize("int8")
+    with pytest.raises(ExportError, match="with weights that Keras has quantised"):
+        to_onnx(model, tmp_path / "a.onnx")
 
     class Own(keras.Model):
         def call(self, inputs):
@@ -260,8 +266,35 @@ def test_a_layer_that_is_called_as_a_part_of_the_file(tmp_path):
     )
     faces = FaceEmbedder(shaken(keras.Model(crop, x)), config)
     assert to_onnx(faces, tmp_path / "a.onnx").min_cosine > 0.999999
-    with pytest.raises(ExportError, match="template expects the preset's own"):
+    with pytest.raises(ExportError) as error:
         to_onnx(faces, tmp_path / "a.onnx", template="arcface_112x112")
+    assert str(error.value) == (
+        "template expects the preset's own, or 'arcface_112x112' for a preset of "
+        "'sphereface_112x96' with crops of 112x96. Received: 'arcface_112x112' for "
+        "'sphereface_112x96' with crops of 32x28. Leave it out."
+    )
+
+
+@pytest.mark.parametrize("mirror", ["sum", "concat"])
+def test_a_network_that_begins_with_batch_norm_sees_the_mirror_image_once(mirror, tmp_path):
+    crop = keras.Input((32, 28, 3))
+    x = layers.Conv2D(4, 3)(layers.BatchNormalization()(crop))
+    x = layers.Dense(8)(layers.Flatten()(x))
+    config = PresetConfig(
+        "SphereFaceNet", {"input_shape": [32, 28, 3]}, "sphereface_112x96", 32, 28, 1 / 128, 127.5
+    )
+    config = dataclasses.replace(config, mirror=mirror)
+    faces = FaceEmbedder(shaken(keras.Model(crop, x)), config)
+    assert to_onnx(faces, tmp_path / "a.onnx").min_cosine > 0.999999
+
+
+def test_a_renamed_depthwise_convolution_and_a_matrix_flattened(tmp_path):
+    class Depthwise(layers.DepthwiseConv2D):
+        pass
+
+    image, points = keras.Input(SHAPE), keras.Input((68, 2))
+    check(keras.Model(image, Depthwise(3)(image)), tmp_path)
+    check(keras.Model(points, layers.Dense(8)(layers.Flatten()(points))), tmp_path)
 
 
 def test_an_output_in_a_dict_and_samples_of_ones_own(tmp_path):

@@ -1,6 +1,7 @@
 """The graph in the file, and what an exporter refuses."""
 
 import dataclasses
+import importlib.util
 import os
 import subprocess
 import sys
@@ -134,6 +135,18 @@ def test_missing_packages_are_named():
     )
 
 
+@pytest.mark.parametrize(
+    ("present", "extras"), [(["numpy"], "export,tensorflow"), (["onnx"], "tensorflow")]
+)
+def test_tensorflow_is_named_where_it_is_missing(monkeypatch, present, extras):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in present else None)
+    with pytest.raises(ExportError) as error:
+        serving.need("tensorflow", "onnx")
+    assert str(error.value).endswith(
+        f'Run `pip install "spherekeras[{extras}]"`, with `gpu` in place of `tensorflow` for CUDA.'
+    )
+
+
 def test_writing_names_the_suffix(tmp_path):
     with (
         pytest.raises(ExportError, match=r"must end in \.onnx\..*Pass 'a\.onnx'\."),
@@ -155,11 +168,12 @@ def test_a_refused_export_leaves_nothing(tmp_path):
 
 def test_writing_names_an_unwritable_path(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with (
-        pytest.raises(ExportError, match="cannot be written: .*folder that you may write to"),
-        serving.writing(tmp_path / "file" / "a.onnx", ".onnx"),
-    ):
-        pass
+    for folder in (tmp_path / "file", tmp_path / ("n" * 300)):
+        with (
+            pytest.raises(ExportError, match="cannot be written: .*folder that you may write to"),
+            serving.writing(folder / "a.onnx", ".onnx"),
+        ):
+            pass
 
 
 def test_quiet_hides_chatter_and_keeps_it_for_an_error(capfd):
@@ -208,6 +222,28 @@ def test_what_fails_elsewhere_is_not_blamed_on_the_path(tmp_path):
         serving.converting("m", "A converter"),
     ):
         raise OSError(28, "No space left on device")
+    import tensorflow as tf
+
+    with (
+        pytest.raises(ExportError, match="A converter had no room for 'm': /tmp/a; No space left"),
+        serving.converting("m", "A converter"),
+    ):
+        raise tf.errors.ResourceExhaustedError(None, None, "/tmp/a; No space left on device")
+
+
+def test_outputs_of_ones_own_need_no_more_than_write_and_flush(monkeypatch):
+    class Tee:
+        def write(self, text):
+            pass
+
+        def flush(self):
+            flushed.append(self)
+
+    flushed = []
+    monkeypatch.setattr("sys.stdout", Tee())
+    with serving.quiet():
+        pass
+    assert len(flushed) == 2
 
 
 def test_closed_outputs_are_nothing_to_hold_back(tmp_path):
