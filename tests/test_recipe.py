@@ -55,7 +55,6 @@ def test_shipped_recipes_are_valid(path: pathlib.Path) -> None:
         ("[training]\nsteps = '3'", r"Recipe key `training.steps` wants int. Received: '3'"),
         ("[training]\nsteps = 3.0", r"`training.steps` wants int. Received: 3.0"),
         ("[optimizer]\nmilestones = 5", r"`optimizer.milestones` wants a list. Received: 5"),
-        ("[head]\nramp = 5", r"expects ramp=\(begin, end\).* Received: ramp=5"),
         ("[training]\nsteps = true", r"`training.steps` wants int. Received: True"),
         ("[training]\nsteps = 0", r"`training.steps` lies between 1 and .* Received: 0"),
         (
