@@ -37,9 +37,9 @@ class Middle:
         return [Face((0.0, 0.0, 1.0, 1.0), landmarks, 1.0)]
 
 
-@pytest.fixture
-def lfw(tmp_path: pathlib.Path) -> pathlib.Path:
-    root = tmp_path / "lfw"
+@pytest.fixture(scope="module")
+def lfw(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    root = tmp_path_factory.mktemp("data") / "lfw"
     lines = ["10\t1"]
     for fold in range(10):
         for name, identity in ((f"A{fold}", 2 * fold), (f"B{fold}", 2 * fold + 1)):
@@ -57,9 +57,26 @@ def lfw(tmp_path: pathlib.Path) -> pathlib.Path:
     return root
 
 
-def drawn_people(folder: pathlib.Path) -> Records:
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Records:
+    folder = tmp_path_factory.mktemp("people")
     write_drawn_crops(folder / "crops", range(60), 4)
     return pack(folder / "crops", folder / "records")
+
+
+@pytest.fixture(scope="module")
+def made(
+    lfw: pathlib.Path, people: Records, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("made")
+    trained = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG).save_preset(folder / "trained")
+    return publishing.publish(trained, folder / "zoo" / "mine", lfw, Middle(), people)
+
+
+@pytest.fixture
+def published(made: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A zoo of one published preset of random weights."""
+    return pathlib.Path(shutil.copytree(made.parent, tmp_path / "zoo")) / "mine"
 
 
 def test_publish_measures_and_writes_card_and_table(
@@ -173,13 +190,9 @@ def test_thresholds_are_tried_on_view_1(lfw: pathlib.Path, tmp_path: pathlib.Pat
 
 
 def test_weights_from_elsewhere_take_thresholds_from_given_people(
-    lfw: pathlib.Path, tmp_path: pathlib.Path
+    made: pathlib.Path, people: Records
 ) -> None:
-    people = drawn_people(tmp_path)
-    faces = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG)
-    trained = faces.save_preset(tmp_path / "trained")
-    folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle(), people)
-    metadata = presets.read_metadata(folder)
+    folder, metadata = made, presets.read_metadata(made)
     drawn = [p for p in people.identities if int(sha256(p.encode()).hexdigest()[:4], 16) < 3276]
     assert metadata["held_out"]["people"] == len(drawn) > 1
     who = f"{len(drawn)} other people, of whom the weights may have seen some"
@@ -242,9 +255,8 @@ def test_a_picture_without_a_face_is_left_out_of_the_kinds_alone(
 
 
 def test_files_are_measured_through_themselves(
-    lfw: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    lfw: pathlib.Path, people: Records, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    people = drawn_people(tmp_path)
     keras.utils.set_random_seed(0)
     trained = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG).save_preset(tmp_path / "trained")
     with pytest.raises(PresetError, match="was not published with these weights. First: `sphere"):
@@ -291,12 +303,13 @@ def test_files_are_measured_through_themselves(
 
 
 def test_a_preset_is_published_where_no_other_files_are_replaced(
-    published: tuple[pathlib.Path, Records],
+    published: pathlib.Path,
     lfw: pathlib.Path,
+    people: Records,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder, people = published
+    folder = published
     notes = tmp_path / "notes"
     notes.mkdir()
     (notes / "README.md").write_text("mine")
@@ -351,25 +364,17 @@ def test_a_files_row_tells_what_it_costs() -> None:
     }
 
 
-@pytest.fixture
-def published(lfw: pathlib.Path, tmp_path: pathlib.Path) -> tuple[pathlib.Path, Records]:
-    """A published preset of random weights, and the records of people it was published with."""
-    people = drawn_people(tmp_path)
-    trained = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG).save_preset(tmp_path / "trained")
-    folder = publishing.publish(trained, tmp_path / "zoo" / "mine", lfw, Middle(), people)
-    return folder, people
-
-
 @pytest.mark.parametrize("difference", [1.2e-4, 9.8e-5])
 def test_a_file_that_misses_the_golden_vectors_is_not_carried(
-    published: tuple[pathlib.Path, Records],
+    published: pathlib.Path,
     lfw: pathlib.Path,
+    people: Records,
     monkeypatch: pytest.MonkeyPatch,
     difference: float,
 ) -> None:
     """Batch norm folded into float16 weights may miss them, by 1.2e-4 on mobile_distilled, or pass
     so barely, by 9.8e-5 on mobile_asoftmax, that another processor may not."""
-    folder, people = published
+    folder = published
     tried: list[int] = []
 
     def check(faces: FaceEmbedder) -> float:
@@ -387,9 +392,9 @@ def test_a_file_that_misses_the_golden_vectors_is_not_carried(
 
 
 def test_a_large_preset_carries_no_file(
-    published: tuple[pathlib.Path, Records], lfw: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    published: pathlib.Path, lfw: pathlib.Path, people: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, people = published
+    folder = published
     monkeypatch.setattr(exported, "_MOST_BYTES", 1000)
     monkeypatch.setattr(parity, "TOLERANCES", {"float16": 0.9999, "float32": 0.999999})
     exported.measure_files(folder, lfw, people, Middle())
@@ -419,9 +424,8 @@ def test_a_large_preset_carries_no_file(
     ],
 )
 def test_held_out_people_follow_from_what_the_weights_have_seen(
-    story: str, records: str, share: float | None, who: str, tmp_path: pathlib.Path
+    story: str, records: str, share: float | None, who: str, people: Records
 ) -> None:
-    people = drawn_people(tmp_path)
     trained = {"records": people.checksum if records == "these" else records, "validation": 0.5}
     from_changed = {"trained_on": {**trained, "start_changed": "not recorded"}}
     stories = {"trained_on": {"trained_on": trained}, "start_changed": from_changed, "none": {}}

@@ -46,15 +46,19 @@ METRIC = {
 }
 
 
-@pytest.fixture
-def measured(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A zoo of one measured preset."""
-    folder = tmp_path / "zoo" / "mine"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("made") / "mine"
     faces = FaceEmbedder(presets.build_backbone(CONFIG), CONFIG)
     faces.save_preset(folder)
     metadata = {"name": "mine", "metrics": [METRIC], "measured": presets.stamp(folder)}
-    faces.save_preset(folder, metadata=metadata)
-    return folder
+    return faces.save_preset(folder, metadata=metadata)
+
+
+@pytest.fixture
+def measured(made: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A zoo of one measured preset."""
+    return pathlib.Path(shutil.copytree(made, tmp_path / "zoo" / "mine"))
 
 
 def _sum(folder: pathlib.Path, name: str) -> None:
