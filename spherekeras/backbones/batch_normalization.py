@@ -13,13 +13,13 @@ class BatchNormalization(layers.BatchNormalization):
     """Keras' batch normalisation, trained in one pass on the TensorFlow backend.
 
     Keras writes it as a dozen operations, each a pass over the map and back; TensorFlow has one
-    fused operation, forward and backward. It serves a single device; over several replicas
-    the stock layer's synchronised statistics are taken, on other backends and outside training
-    the stock layer. Values, weights and moving averages are the stock layer's.
+    fused operation, forward and backward. It serves a single device; over several replicas, on
+    other backends and outside training the stock layer is taken. Values, weights and moving
+    averages are the stock layer's.
 
     Args:
-        synchronized: over several replicas of a tf.distribute strategy, statistics of all. Other
-            backends, on which Keras refuses it, see the whole batch.
+        synchronized: over several replicas of a tf.distribute strategy, statistics of all, as the
+            backbones have it. Other backends, on which Keras refuses it, see the whole batch.
         kwargs: as for `keras.layers.BatchNormalization`.
 
     Input shape: `(batch, height, width, channels)` for the fused form, any other for the stock.
@@ -36,7 +36,7 @@ class BatchNormalization(layers.BatchNormalization):
     Source: Batch Normalization, arXiv 1502.03167, algorithm 1.
     """
 
-    def __init__(self, *args: Any, synchronized: bool = True, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, synchronized: bool = False, **kwargs: Any) -> None:
         here = synchronized and keras.backend.backend() == "tensorflow"
         super().__init__(*args, synchronized=here, **kwargs)
         self._synchronized = bool(synchronized)  # wherever the file is read
@@ -72,4 +72,4 @@ class BatchNormalization(layers.BatchNormalization):
 
 def default_batch_norm(name: str) -> BatchNormalization:
     """Returns the layer as the field's PyTorch networks have it: momentum 0.9, epsilon 1e-5."""
-    return BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)
+    return BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=True, name=name)
