@@ -246,14 +246,13 @@ def need(*packages: str) -> None:
     """Raises `ExportError` with the install line if one of the packages is missing."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        extras = ["export"] if missing != ["tensorflow"] else []
+        extras, hint = ["export"] if missing != ["tensorflow"] else [], ""
         if "tensorflow" in missing:
             extras.append("tensorflow")
+            hint = ", with `gpu` in place of `tensorflow` for CUDA"
         raise ExportError(
             f"This export needs {', '.join(packages)}. Missing: {', '.join(missing)}. "
-            f'Run `pip install "spherekeras[{",".join(extras)}]"`'
-            + ", with `gpu` in place of `tensorflow` for CUDA." * ("tensorflow" in missing)
-            + "." * ("tensorflow" not in missing)
+            f'Run `pip install "spherekeras[{",".join(extras)}]"`{hint}.'
         )
 
 

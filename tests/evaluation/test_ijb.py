@@ -10,8 +10,7 @@ import pytest
 
 from spherekeras.data import alignment
 from spherekeras.errors import DataError, ImageError
-from spherekeras.evaluation import crops as shared
-from spherekeras.evaluation.ijb import (
+from spherekeras.evaluation import (
     MediaList,
     ijb,
     ijb_identification,
@@ -20,6 +19,7 @@ from spherekeras.evaluation.ijb import (
     read_subjects,
     read_template_pairs,
 )
+from spherekeras.evaluation import crops as shared
 from spherekeras.evaluation.templates import (
     pool_templates,
     template_identification,
